@@ -1,0 +1,42 @@
+# Two commands do everything on a fresh machine: `make run` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PYTHONUNBUFFERED := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint nbval publish full clean
+
+help: ## print this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]' --constraint constraints.txt
+	touch $@
+
+setup: $(VENV)/.ready ## make .venv and install the exact versions of constraints.txt
+
+run: setup ## run the study live on the embedded sample, then name the HTML report to open
+	$(BIN)/python -m emolib run --profile sample
+
+test: setup lint ## lint, unit tests, nbval on the committed notebooks, the live sample run
+	$(BIN)/python -m pytest
+	$(MAKE) --no-print-directory nbval
+
+lint: setup ## ruff over code and notebooks
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+nbval: setup ## recompute the committed notebooks and compare every output
+	$(BIN)/python -m pytest --nbval notebooks
+
+publish: setup ## re-execute the committed notebooks, clean them, rewrite figures and the README table
+	$(BIN)/python -m emolib publish
+
+full: setup ## record the study with OpenAI's CLIP on one GPU (needs the data sets and a network)
+	$(BIN)/python -m emolib run --profile full --record
+
+clean: ## delete runs and caches (records and figures stay)
+	rm -rf runs data/cache .pytest_cache .ruff_cache .hypothesis

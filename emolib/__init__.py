@@ -1,0 +1,13 @@
+"""Multimodal emotion recognition with CLIP: the library behind the notebooks. Modules load when first named."""
+
+import importlib
+
+__version__ = "0.1.0"
+_MODULES = ("baselines", "faces", "items", "labels", "metrics", "profiles", "records", "report", "sample", "texts", "training")
+
+
+def __getattr__(name: str):
+    # `published` pages never import torch: they name emolib.baselines only inside steps that are not run.
+    if name in _MODULES:
+        return importlib.import_module(f"emolib.{name}")
+    raise AttributeError(f"module 'emolib' has no attribute {name!r}")

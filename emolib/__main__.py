@@ -1,0 +1,108 @@
+"""The command line: `python -m emolib run | table | sample`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from emolib import profiles, records
+from emolib.profiles import PROFILES, ROOT, Profile
+
+NOTEBOOKS = ROOT / "notebooks"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse the command and run it; returns the exit code."""
+    parser = argparse.ArgumentParser("emolib", description="Multimodal emotion recognition with CLIP: run and read the study.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="execute notebooks through papermill")
+    run.add_argument("notebooks", nargs="*", metavar="01", help="numbers of the notebooks, default: all")
+    run.add_argument("--profile", default="published", choices=PROFILES, help="default: %(default)s")
+    run.add_argument("--out", type=Path, help="folder for executed notebooks, records and the report, default: runs/PROFILE")
+    run.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
+    run.add_argument("--fresh", action="store_true", help="compute anew what an earlier run has already recorded")
+    run.add_argument("--record", action="store_true", help="copy the run's records to data/records/PROFILE when all passed")
+    table = commands.add_parser("table", help="print the results table (Markdown) from the records")
+    table.add_argument("--profile", default="published", choices=PROFILES, help="default: %(default)s")
+    commands.add_parser("publish", help="re-execute the committed notebooks, rewrite figures and the README table")
+    commands.add_parser("sample", help="make the embedded sample anew")
+    chosen = parser.parse_args(arguments)
+    if chosen.command == "sample":
+        from emolib import sample
+
+        sample.make()
+        return 0
+    if chosen.command == "publish":
+        from emolib import page
+
+        for path in page.publish(find([])):
+            print(path.relative_to(ROOT))
+        return 0
+    if chosen.command == "table":
+        from emolib import report
+
+        print(report.results(profiles.get(chosen.profile)))
+        return 0
+    return run_notebooks(chosen)
+
+
+def find(numbers: list[str]) -> list[Path]:
+    """Notebook files by number, in order; SystemExit lists the choices for an unknown one."""
+    known = {path.name[:2]: path for path in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))}
+    if unknown := [number for number in numbers if number not in known]:
+        names = ", ".join(path.stem for path in known.values())
+        raise SystemExit(f"emolib: unknown notebook {', '.join(unknown)}; choose from {', '.join(known)} ({names})")
+    return [known[number] for number in sorted(set(numbers) or known)]
+
+
+def run_notebooks(chosen: argparse.Namespace) -> int:
+    """Execute notebooks in order, stop at the first failure; exit code 0 only if all passed."""
+    import papermill
+
+    from emolib import page
+
+    profile: Profile = profiles.get(chosen.profile)
+    paths = find(chosen.notebooks)
+    parameters = dict(chosen.parameter) | {"profile": profile.name}
+    for path in paths:
+        known = papermill.inspect_notebook(str(path))
+        if unknown := set(parameters) - set(known):
+            raise SystemExit(f"emolib: {path.name} has no parameter {', '.join(unknown)}; choose from {', '.join(known)}")
+    out = (chosen.out or profiles.out_folder(profile)).resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    os.environ["EMOLIB_OUT"] = str(out)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    # The sample is always computed live; a longer run goes on from the steps that it has finished.
+    if chosen.fresh or profile.data.generated:
+        records.remove(out / "records", [path.stem for path in paths])
+    if chosen.fresh:
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    for number, path in enumerate(paths, 1):
+        started = time.monotonic()
+        print(f"[{number}/{len(paths)}] {path.stem}, profile {profile.name} ...", flush=True)
+        try:
+            papermill.execute_notebook(
+                str(path), str(out / path.name), parameters=parameters, cwd=str(NOTEBOOKS), kernel_name="python3",
+                progress_bar=False, log_output=False, stderr_file=sys.stderr,
+            )  # fmt: skip
+        except papermill.PapermillExecutionError as error:
+            cell = f"cell {error.exec_count}" if error.exec_count else "a cell"
+            print(f"emolib: {path.name}, {cell}: {error.ename}: {error.evalue}", file=sys.stderr)
+            print(f"emolib: executed up to there: {out / path.name}", file=sys.stderr)
+            return 1
+        print(f"[{number}/{len(paths)}] {path.stem}: passed in {time.monotonic() - started:.0f} s", flush=True)
+    if chosen.record:
+        if profile.replays:
+            raise SystemExit("emolib: profile published computes nothing that could be recorded")
+        print(f"records: {records.publish(profile, [path.stem for path in paths])}")
+    report = page.write(sorted(out.glob("[0-9][0-9]_*.ipynb")), out / "report.html", profile)
+    print(f"open {report}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

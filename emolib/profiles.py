@@ -1,0 +1,147 @@
+"""The four sizes of the study. A profile is configuration only: frozen, comparable, free of torch."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where the rows come from. `generated` is data/sample; otherwise the folder EMOLIB_DATA, then (texts) the Hub."""
+
+    generated: bool = False
+    clean_training: bool = True  # drop Training twins of validation and test items, and constant images
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One training run: optimiser, schedule, regularisation, early stop."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    optimizer: str = "adamw"  # or "sgd", with Nesterov momentum 0.9
+    weight_decay: float = 0.01
+    label_smoothing: float = 0.1
+    warmup: float = 0.2  # share of the steps on which the rate rises; it then falls to zero along a cosine
+    ema: float = 0.0  # decay of the weight average that is evaluated; 0 evaluates the weights themselves
+    patience: int = 5  # epochs without a better validation accuracy before the run stops
+    clip_norm: float = 1.0
+
+
+@dataclass(frozen=True)
+class Recurrent:
+    """A bidirectional LSTM or GRU over words."""
+
+    fit: Fit
+    seeds: tuple[int, ...] = (0, 1, 2)
+    embedding: int = 200
+    hidden: int = 128
+    dropout: float = 0.5
+    word_dropout: float = 0.1
+    min_count: int = 2
+    max_length: int = 66  # the longest text of the DAIR-AI set has 66 words
+
+
+@dataclass(frozen=True)
+class Convolutional:
+    """A residual network for 48x48 grey faces."""
+
+    fit: Fit
+    seeds: tuple[int, ...] = (0,)
+    stem: int = 24
+    widths: tuple[int, ...] = (48, 96, 192, 384)
+    blocks: tuple[int, ...] = (2, 2, 2, 1)
+    dropout: float = 0.2
+    # (share of the epochs, side in pixels): small pictures first are cheap and teach the coarse features.
+    sizes: tuple[tuple[float, int], ...] = ((0.65, 32), (0.35, 44))
+    augment: float = 1.0  # strength of turns, scales, shifts and light changes; 0 leaves only the mirror
+    erase: float = 0.1  # share of the training pictures that lose a random rectangle
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Everything a run depends on. `replays` names the profile whose records are shown instead of computing."""
+
+    name: str
+    says: str  # one sentence for the head of each page
+    replays: str | None = None
+    precision: str = "float32"  # "float64", "float32", "bfloat16" (autocast)
+    threads: int | None = None
+    data: Data = field(default_factory=Data)
+    lstm: Recurrent | None = None
+    gru: Recurrent | None = None
+    cnn: Convolutional | None = None
+
+    def section(self, *names: str) -> dict:
+        """The named fields as plain JSON values, for a record's configuration."""
+        whole = asdict(self)
+        return {name: _plain(whole[name]) for name in names}
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+_SAMPLE_TEXT = Recurrent(fit=Fit(epochs=8, batch_size=64, learning_rate=5e-3, warmup=0.1), embedding=32, hidden=24, dropout=0.3)
+_TEXT = Recurrent(fit=Fit(epochs=7, batch_size=64, learning_rate=2e-3, warmup=0.1, ema=0.995))
+_SAMPLE_CNN = Convolutional(
+    fit=Fit(epochs=6, batch_size=32, learning_rate=4e-3, weight_decay=1e-3, warmup=0.1, ema=0.95, label_smoothing=0.05),
+    stem=8, widths=(16, 32, 64), blocks=(1, 1, 1), dropout=0.0, sizes=((1.0, 24),), augment=0.2, erase=0.0,
+)  # fmt: skip
+_CNN = Convolutional(
+    fit=Fit(epochs=6, batch_size=64, learning_rate=0.05, optimizer="sgd", weight_decay=5e-4, ema=0.95, clip_norm=5.0),
+    stem=8, widths=(12, 24, 48), blocks=(1, 1, 1), sizes=((0.5, 24), (0.5, 32)),
+)  # fmt: skip
+_CNN = Convolutional(
+    fit=Fit(
+        epochs=18, batch_size=64, learning_rate=0.05, optimizer="sgd", weight_decay=5e-4, warmup=0.1, ema=0.999,
+        patience=20, clip_norm=5.0,
+    )
+)  # fmt: skip
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile(
+            "sample",
+            "Generated faces and sentences, tiny models: it shows that the study runs, and says nothing about people.",
+            precision="float64", threads=1, data=Data(generated=True),
+            lstm=_SAMPLE_TEXT, gru=_SAMPLE_TEXT, cnn=_SAMPLE_CNN,
+        ),
+        Profile(
+            "mini",
+            "The real DAIR-AI Emotion and FER-2013 sets; baselines sized for two CPU cores.",
+            lstm=_TEXT, gru=_TEXT, cnn=_CNN,
+        ),
+        Profile(
+            "full",
+            "The real DAIR-AI Emotion and FER-2013 sets; models sized for one GPU.",
+            precision="bfloat16", lstm=_TEXT, gru=_TEXT, cnn=_CNN,
+        ),
+        Profile("published", "Replayed from the records in data/records.", replays="mini"),
+    )
+}  # fmt: skip
+
+
+def get(name: str) -> Profile:
+    """The profile of that name; ValueError lists the choices."""
+    if name not in PROFILES:
+        raise ValueError(f"unknown profile {name!r}; choose from {', '.join(PROFILES)}")
+    return PROFILES[name]
+
+
+def data_folder() -> Path:
+    """Where the real data sets lie: the environment variable EMOLIB_DATA, else data/raw."""
+    return Path(os.environ.get("EMOLIB_DATA", ROOT / "data" / "raw"))
+
+
+def out_folder(profile: Profile) -> Path:
+    """Executed notebooks, checkpoints and the report: EMOLIB_OUT (set by the runner), else runs/<profile>."""
+    return Path(os.environ.get("EMOLIB_OUT", ROOT / "runs" / profile.name))

@@ -1,0 +1,51 @@
+"""Published figures that stand beside ours: each with its test items, protocol and source; only figures seen in print.
+
+Left out, with the reason, are figures that a reader may miss: see `DISTRUSTED`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Published:
+    """One figure. accuracy and macro_f1 in %, n test items; protocol says what makes it comparable or not."""
+
+    system: str
+    accuracy: float
+    n: int
+    protocol: str
+    source: str
+    macro_f1: float | None = None
+
+
+TEXTS = (
+    Published("BERT-base fine-tuned", 92.65, 2000, "official test", "Hub evaluator, bhadresh-savani/bert-base-uncased-emotion", 88.21),
+    Published("DistilBERT fine-tuned", 92.70, 2000, "official test", "Hub evaluator, bhadresh-savani/distilbert-base-uncased-emotion", 88.25),
+    Published("RoBERTa-base fine-tuned", 93.10, 2000, "official test", "Hub evaluator, bhadresh-savani/roberta-base-emotion", 88.21),
+    Published("BERTweet fine-tuned", 92.85, 2000, "official test", "Hub evaluator, Emanuel/bertweet-emotion-base"),
+    Published("DeBERTa-v3-base fine-tuned", 92.55, 2000, "official test", "Hub evaluator, Emanuel/twitter-emotion-deberta-v3-base", 87.9),
+    Published("TF-IDF + logistic regression", 89.2, 4000, "own random split of all 20,000", "NamLe0609/intext-emotion-detector", 86.0),
+)  # fmt: skip
+
+FACES = (
+    Published("contest winner (CNN + L2-SVM, Tang 2013)", 71.16, 3589, "PrivateTest", "as quoted in Raphikowski/aml2018"),
+    Published("ViT-B/16 fine-tuned", 71.16, 3589, "test, split not stated", "model card of trpakov/vit-face-expression"),
+    Published("ResNet34", 72.42, 3589, "PrivateTest, 8-10 views", "phamquiluan/ResidualMaskingNetwork, README"),
+    Published("ResMaskingNet (Pham 2021)", 74.14, 3589, "PrivateTest, 8-10 views", "phamquiluan/ResidualMaskingNetwork, README"),
+    Published("ResNet18", 73.70, 3589, "PrivateTest, **epoch chosen on it**", "LetheSec/Fer2013-Facial-Emotion-Recognition-Pytorch"),
+    Published("VGGNet (Khaireddin 2021)", 73.28, 3589, "**PublicTest**, tuned on PrivateTest, ten-crop", "arXiv:2105.03588 and its code"),
+    Published("EmoNeXt-XLarge (El Boudouri 2023)", 76.12, 3589, "PrivateTest, ten-crop, ImageNet-22k", "summary of arXiv:2501.08199"),
+    Published("ensemble of 7 networks", 76.82, 3589, "PrivateTest", "phamquiluan/ResidualMaskingNetwork, README"),
+    Published("CLIP ViT-B/32, image tower fine-tuned", 71.61, 7178, "Public + Private", "tanganke/fusion_bench, docs"),
+    Published("CLIP ViT-L/14, image tower fine-tuned", 77.01, 7178, "Public + Private", "nik-dim/tall_masks, results"),
+)  # fmt: skip
+
+DISTRUSTED = (
+    ("ResEmoteNet, 79.79 %", "augmented before splitting; users reproduce 60-66 % on the real set", "its issues #32, #39, #40, #42, #47, #49"),
+    ("ResEmoteNet + generated faces, 96.47 %", "the same pipeline, 17 points above the set's own label agreement", "arXiv:2411.10863, abstract"),
+    ("CLIVP-FER, 99.01 %", "a sentence written from the true label is fed as text at test time", "Ibtissam-SAADI/CLIVP-FER, code"),
+    ("dima806, 90.92 %", "classes oversampled before the random split", "its model card; our judgement"),
+    ("bhadresh-savani's own table, 93.8-94.05 %", "validation, not test", "its model cards against the Hub's evaluator"),
+)  # fmt: skip

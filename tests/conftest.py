@@ -1,0 +1,31 @@
+"""Shared fixtures: the sample, and the real data where it is at hand."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from emolib import faces, profiles, texts
+
+REAL = Path(os.environ.get("EMOLIB_DATA", profiles.ROOT / "data" / "raw"))
+needs_real_data = pytest.mark.skipif(
+    not (REAL / "fer2013").is_dir() or not (REAL / "emotion").is_dir(),
+    reason="the real data sets are not at hand: set EMOLIB_DATA to their folder (data/README.md says how to get them)",
+)
+
+
+@pytest.fixture(scope="session")
+def sample_faces():
+    return faces.load(profiles.get("sample"))
+
+
+@pytest.fixture(scope="session")
+def sample_texts():
+    return texts.load(profiles.get("sample"))
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A cache folder of the test's own."""
+    monkeypatch.setattr(faces, "ROOT", tmp_path)
+    return tmp_path / "data" / "cache"

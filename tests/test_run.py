@@ -1,0 +1,144 @@
+"""The command line, and the whole sample study live: the numbers of today are the stored ones."""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import nbformat
+import numpy as np
+import pytest
+
+from emolib import __main__ as cli
+from emolib import metrics, profiles, records
+from emolib.profiles import ROOT
+from emolib.records import Predictions
+
+
+def emolib(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "emolib", *arguments], cwd=ROOT, capture_output=True, text=True, check=False,
+        env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["run", "--profile", "tiny"],
+            "choose from 'sample', 'mini', 'full', 'published'|choose from sample, mini, full, published",
+        ),
+        (["run", "09"], "unknown notebook 09; choose from 01, 02"),
+        (["run", "01", "-p", "speed", "3"], "01_data_preparation.ipynb has no parameter speed; choose from profile"),
+        (["fly"], "choose from"),
+        (["run", "01", "--record"], "published computes nothing"),
+    ],
+)
+def test_a_wrong_word_is_answered_with_the_choices(arguments, message, tmp_path):
+    import re
+
+    extra = ["--out", str(tmp_path)] if arguments[0] == "run" else []
+    done = emolib(*arguments, *extra)
+    assert done.returncode not in (0,) and re.search(message, done.stderr), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_table_prints_markdown():
+    done = emolib("table")
+    assert done.returncode == 0 and "| :-- | --: |" in done.stdout.replace("--: | --:", "--: |") and "FER-2013" in done.stdout
+
+
+def test_a_failing_cell_is_named_and_the_notebook_kept(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    node = nbformat.v4.new_notebook(cells=[
+        nbformat.v4.new_code_cell('profile = "published"', metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell("print('so far')"),
+        nbformat.v4.new_code_cell("raise KeyError('lost')"),
+        nbformat.v4.new_code_cell("print('never')"),
+    ])  # fmt: skip
+    node.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(node, folder / "01_broken.ipynb")
+    monkeypatch.setattr(cli, "NOTEBOOKS", folder)
+    monkeypatch.setenv("EMOLIB_OUT", "")
+    assert cli.main(["run", "--out", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr().err
+    assert "01_broken.ipynb" in said and "KeyError" in said and "lost" in said and "cell 4" in said
+    kept = nbformat.read(tmp_path / "out" / "01_broken.ipynb", as_version=4)
+    outputs = [o for c in kept.cells if c.cell_type == "code" for o in c.outputs]
+    assert any(o.get("text") == "so far\n" for o in outputs) and not any(o.get("text") == "never\n" for o in outputs)
+
+
+def numbers(record):
+    """Everything a reader sees of a record, flat."""
+    if isinstance(record, Predictions):
+        found = {}
+        for split in ("validation", "test"):
+            for key, value in metrics.score(getattr(record, split), count=200).items():
+                found[f"{split}.{key}"] = value
+        curves = record.notes.get("history")
+        return found | ({"history": [[list(h.values()) for h in seed] for seed in curves]} if curves else {})
+    return record.notes
+
+
+@pytest.fixture(scope="session")
+def live(tmp_path_factory):
+    out = tmp_path_factory.mktemp("sample")
+    done = emolib("run", "--profile", "sample", "--out", str(out))
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out, done
+
+
+def test_the_sample_study_runs_live_and_equals_its_stored_numbers(live):
+    out, _ = live
+    stored = records.RECORDS / "sample"
+    assert records.names(out / "records") == records.names(stored)
+    sample = profiles.get("sample")
+    shown = dataclasses.replace(profiles.get("published"), replays="sample")
+    os.environ["EMOLIB_OUT"] = str(out)
+    try:
+        for name in records.names(stored):
+            new, old = numbers(records.read(name, sample)), numbers(records.read(name, shown))
+            assert new.keys() == old.keys()
+            for key in new:
+                if isinstance(new[key], (dict, str)) or key == "runs":
+                    plain = [json.dumps({k: v for k, v in x.items() if k != "runs"}, default=str) for x in (new, old)]
+                    assert plain[0] == plain[1], f"{name}: {key}"
+                elif new[key] is None:
+                    assert old[key] is None
+                else:
+                    assert np.allclose(np.array(new[key], float), np.array(old[key], float), rtol=0, atol=1e-6, equal_nan=True), (
+                        f"{name}: {key} is {new[key]}, stored is {old[key]}"
+                    )
+    finally:
+        del os.environ["EMOLIB_OUT"]
+
+
+def test_the_sample_run_ends_by_naming_one_self_contained_page(live):
+    out, done = live
+    assert done.stdout.strip().splitlines()[-1] == f"open {out / 'report.html'}"
+    html = (out / "report.html").read_text(encoding="utf8")
+    assert "<script" not in html and 'src="http' not in html and "@import" not in html
+    assert html.count("data:image/png;base64") >= 8 and "Generated faces and sentences" in html
+    assert html.count("<section") == len(list((ROOT / "notebooks").glob("*.ipynb")))
+
+
+def test_a_finished_run_is_not_computed_again_unless_fresh(live):
+    out, _ = live
+    copy = out.parent / "again"
+    shutil.copytree(out, copy)
+    made = (copy / "records" / "texts" / "gru.json").stat().st_mtime_ns
+    code = "from emolib.records import Run, profiles; Run('02_baselines', profiles.get('sample')).step('texts/gru', None)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "EMOLIB_OUT": str(copy)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "--fresh computes it anew" in done.stderr
+    assert (copy / "records" / "texts" / "gru.json").stat().st_mtime_ns == made
