@@ -305,8 +305,9 @@ def saliency(model: FaceCNN, faces: Faces, config: Convolutional) -> np.ndarray:
     for start in range(0, len(faces), 256):
         rows = np.arange(start, min(start + 256, len(faces)))
         x = batches.batch(rows, None, 1.0)[0].to(device).requires_grad_()
+        (view,) = batches.views((x,), 1.0, final=False)[0]
         labels = torch.as_tensor(faces.labels[rows], device=device)
-        (gradient,) = torch.autograd.grad(model(x).gather(1, labels[:, None]).sum(), x)
+        (gradient,) = torch.autograd.grad(model(view).gather(1, labels[:, None]).sum(), x)
         np.add.at(total, faces.labels[rows], gradient.abs()[:, 0].cpu().numpy())
     return (total / total.max((1, 2), keepdims=True)).astype(np.float32)
 

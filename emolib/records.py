@@ -113,9 +113,21 @@ def start(notebook: str, profile: str) -> Run:
     from IPython.display import Markdown, display
 
     shown = profiles.get(run.profile.replays or profile)
-    how = f"replayed from the records of profile `{shown.name}`" if run.profile.replays else f"computed, profile `{profile}`"
+    how = f"computed here, profile `{profile}`"
+    if run.profile.replays:
+        how = f"replayed from the records of profile `{shown.name}`{recorded(run)}"
     display(Markdown(f"**Numbers on this page:** {how}. {shown.says}"))
     return run
+
+
+def recorded(run: Run) -> str:
+    """When, on what and by which code the records of a notebook were made."""
+    abouts = [json.loads((run.folder / f"{name}.json").read_text(encoding="utf8")) for name in names(run.folder)]
+    made = [about["made"] for about in abouts if about["notebook"] == run.notebook]
+    if not made:
+        return ""
+    parts = [", ".join(sorted({m[key] for m in made})) for key in ("date", "device", "commit")]
+    return f" (made {parts[0]} on {parts[1]}, code {parts[2]})"
 
 
 @dataclass(frozen=True)

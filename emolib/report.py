@@ -73,14 +73,31 @@ def systems(scores: dict[str, dict]) -> None:
     ])  # fmt: skip
 
 
-def beside_published(scores: dict[str, tuple[dict, str]], published: tuple[Published, ...], where: str) -> str:
-    """Ours (name -> score and protocol) beside published figures, best accuracy first, as Markdown text."""
-    ours = [(s["accuracy"], [f"**{name}**", f"**{spread(s)}**", f"**{spread(s, 'macro_f1')}**", s["n"], protocol, where])
-            for name, (s, protocol) in scores.items()]  # fmt: skip
-    theirs = [(p.accuracy / 100, [p.system, f"{p.accuracy:.1f}", p.macro_f1 and f"{p.macro_f1:.1f}", p.n, p.protocol, p.source])
-              for p in published]  # fmt: skip
-    rows = [row for _, row in sorted(ours + theirs, key=lambda pair: -pair[0])]
-    return markdown_table(["system", "accuracy %", "macro-F1 %", "n", "test items, protocol", "source"], rows)
+def beside_published(ours: dict[str, Predictions], scores: dict[str, dict], published: tuple[Published, ...], where: str) -> str:
+    """Our systems and their scores beside published figures, best accuracy first, as Markdown text.
+
+    Generated data has nothing that could stand beside them: then the published rows are alone, and a sentence says so.
+    """
+    rows = [
+        (p.accuracy, [p.system, f"{p.accuracy:.2f}", p.macro_f1 and f"{p.macro_f1:.1f}", p.n, p.protocol, p.source])
+        for p in published
+    ]
+    generated = any(source in found.source for found in ours.values() for source in GENERATED)
+    for name, found in ({} if generated else ours).items():
+        s = scores[name]
+        cells = [f"**{name}**", f"**{spread(s)}**", f"**{spread(s, 'macro_f1')}**", s["n"], protocol(found), where]
+        rows.append((100 * s["accuracy"], cells))
+    rows = [cells for _, cells in sorted(rows, key=lambda row: -row[0])]
+    text = markdown_table(["system", "accuracy %", "macro-F1 %", "n", "test items, protocol", "source"], rows)
+    note = "The data of this page are generated, so its numbers cannot stand beside these.\n\n"
+    return note + text if generated else text
+
+
+def protocol(found: Predictions) -> str:
+    """Which test items these are and on what was chosen."""
+    if "cannot be told apart" in found.source:
+        return "Public + Private, chosen on a tenth of Training"
+    return "PrivateTest, chosen on PublicTest" if found.classes == FACE_CLASSES else "official test, chosen on validation"
 
 
 def compare(name: str, first: Predictions, other: str, second: Predictions, p: float | None = None) -> str:
@@ -199,7 +216,7 @@ def reliability(systems: dict[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
         error = metrics.expected_calibration_error(probs, labels)
         ax.plot(bins[:, 0], bins[:, 1], mark + "-", ms=4, label=f"{name}, ECE {percent(error)} %")
     ax.set(xlabel="confidence (%)", ylabel="accuracy (%)", xlim=(0, 101), ylim=(0, 101))
-    ax.legend(loc="upper left")
+    ax.legend(loc="best")
     return fig
 
 
@@ -239,7 +256,7 @@ TITLES = {
     "majority": "majority class", "tfidf-lr": "TF-IDF + logistic regression", "lstm": "bidirectional LSTM",
     "gru": "bidirectional GRU", "nearest": "nearest Training face", "cnn": "residual CNN",
 }  # fmt: skip
-TEST_ITEMS = {"texts": "official test, chosen on validation", "faces": "PrivateTest, chosen on PublicTest"}
+GENERATED = ("drawn faces", "built sentences")  # the sources of profile sample
 
 
 def groups(predictions: Predictions, audit: Facts) -> np.ndarray:
@@ -253,16 +270,18 @@ def results(profile: Profile) -> str:
     shown = profile.replays or profile.name
     parts = []
     for kind, published in (("texts", TEXTS), ("faces", FACES)):
-        scores, gaps = {}, []
+        ours, gaps = {}, []
         for system, notebook in SYSTEMS[kind].items():
             try:
-                test = records.read(f"{kind}/{system}", profile).test
-                group = groups(test, records.read(f"{kind}/audit", profile))
-                scores[TITLES[system]] = (metrics.score(test, groups=group), TEST_ITEMS[kind])
+                ours[TITLES[system]] = records.read(f"{kind}/{system}", profile).test
             except records.MissingRecord:
                 gaps.append(f"- {TITLES[system]}: not recorded: `python -m emolib run --profile {shown} {notebook}`")
         name = {"texts": "DAIR-AI Emotion (six emotions)", "faces": "FER-2013 (seven emotions)"}[kind]
-        text = beside_published(scores, published, f"this study, `{shown}`") if scores else ""
+        text = ""
+        if ours:
+            audit = records.read(f"{kind}/audit", profile)
+            scores = {title: metrics.score(test, groups=groups(test, audit)) for title, test in ours.items()}
+            text = beside_published(ours, scores, published, f"this study, `{shown}`")
         parts.append("\n\n".join(filter(None, [f"**{name}**", text, "\n".join(gaps)])))
     return "\n\n".join(parts)
 
@@ -284,6 +303,19 @@ def mistaken(found: dict, classes: tuple[str, ...], name: str) -> str:
         f"Hardest for {name} is *{classes[worst]}* (recall {percent(found['recalls'][worst], 0)} %, "
         f"n = {round(found['confusion'][worst].sum())}), most often taken for *{classes[other]}* ({share} %)."
     )
+
+
+def cost(systems: dict[str, Predictions]) -> str:
+    """A sentence on what each trained system cost, from its record."""
+    parts = []
+    for name, found in systems.items():
+        runs = found.notes["runs"]
+        seconds = [run["seconds"] for run in runs]
+        parts.append(
+            f"{name}: {runs[0]['parameters'] / 1e6:.2f} M parameters, {np.mean(seconds) / 60:.1f} minutes a seed, "
+            f"best epoch {', '.join(str(run['best_epoch']) for run in runs)}"
+        )
+    return "Cost as recorded. " + "; ".join(parts) + "."
 
 
 def calibrated(name: str, test: Predictions, temperature: float) -> str:

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -91,10 +93,22 @@ def test_a_comparison_says_tie_unless_confirmed(p, word):
 
 def test_beside_published_sorts_by_accuracy_and_marks_ours():
     found = metrics.score(make()) | {"accuracy": 0.9265}
-    text = report.beside_published({"GRU": (found, "official test")}, published.TEXTS, "here")
+    text = report.beside_published({"GRU": make()}, {"GRU": found}, published.TEXTS, "here")
     names = [line.split("|")[1].strip() for line in text.splitlines()[2:]]
     assert names[0] == "RoBERTa-base fine-tuned" and "**GRU**" in names and len(names) == len(published.TEXTS) + 1
     assert names.index("**GRU**") < names.index("TF-IDF + logistic regression")
+
+
+def test_generated_data_do_not_stand_beside_published_figures():
+    drawn = dataclasses.replace(make(), source="built sentences")
+    text = report.beside_published({"GRU": drawn}, {"GRU": metrics.score(drawn)}, published.TEXTS, "here")
+    assert text.startswith("The data of this page are generated") and "GRU" not in text
+
+
+def test_the_protocol_names_the_test_items():
+    faces = make(k=7, classes=FACE_CLASSES)
+    assert report.protocol(faces) == "PrivateTest, chosen on PublicTest"
+    assert "Public + Private" in report.protocol(dataclasses.replace(faces, source="... cannot be told apart here ..."))
 
 
 def test_mistaken_names_the_worst_class():
