@@ -24,16 +24,16 @@ h1 { font-size: 1.7rem; line-height: 1.25; } h2 { font-size: 1.25rem; margin-top
 a { color: #0072B2; } img { max-width: 100%; height: auto; }
 pre { font: 13px/1.45 ui-monospace, monospace; overflow-x: auto; margin: 0; }
 .highlight { background: #f6f7f9; border-radius: .3rem; padding: .6rem .8rem; margin: .6rem 0; }
-.jp-OutputArea-output, .jp-RenderedHTMLCommon, .jp-RenderedMarkdown { overflow-x: auto; }
-.jp-InputPrompt, .jp-OutputPrompt, .anchor-link { display: none; }
-table { border-collapse: collapse; font-size: .88rem; margin: .8rem 0; }
+.anchor-link { display: none; }
+table { display: block; overflow-x: auto; border-collapse: collapse; font-size: .88rem; margin: .8rem 0; }
+p, li, td { overflow-wrap: anywhere; }
 th, td { border-bottom: 1px solid #ddd; padding: .3rem .6rem; vertical-align: top; } thead th { border-bottom: 2px solid #999; }
 """
 
 
 def write(notebooks: list[Path], path: Path, profile: Profile) -> Path:
     """Join executed notebooks into one HTML page with a contents list: no script, no network; returns its path."""
-    exporter = HTMLExporter(template_name="basic", embed_images=True)
+    exporter = HTMLExporter(template_name="basic", embed_images=True, exclude_input_prompt=True, exclude_output_prompt=True)
     names, sections, contents = {p.name: p.stem for p in notebooks}, [], []
     for notebook in notebooks:
         node = nbformat.read(notebook, as_version=4)
