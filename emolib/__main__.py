@@ -66,6 +66,8 @@ def run_notebooks(chosen: argparse.Namespace) -> int:
     from emolib import page
 
     profile: Profile = profiles.get(chosen.profile)
+    if chosen.record and profile.replays:
+        raise SystemExit(f"emolib: profile {profile.name} computes nothing that could be recorded")
     paths = find(chosen.notebooks)
     parameters = dict(chosen.parameter) | {"profile": profile.name}
     for path in paths:
@@ -75,6 +77,7 @@ def run_notebooks(chosen: argparse.Namespace) -> int:
     out = (chosen.out or profiles.out_folder(profile)).resolve()
     out.mkdir(parents=True, exist_ok=True)
     os.environ["EMOLIB_OUT"] = str(out)
+    os.environ["EMOLIB_DATA"] = str(profiles.data_folder().resolve())  # the kernel runs in another folder
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     # The sample is always computed live; a longer run goes on from the steps that it has finished.
     if chosen.fresh or profile.data.generated:
@@ -96,8 +99,6 @@ def run_notebooks(chosen: argparse.Namespace) -> int:
             return 1
         print(f"[{number}/{len(paths)}] {path.stem}: passed in {time.monotonic() - started:.0f} s", flush=True)
     if chosen.record:
-        if profile.replays:
-            raise SystemExit("emolib: profile published computes nothing that could be recorded")
         print(f"records: {records.publish(profile, [path.stem for path in paths])}")
     report = page.write(sorted(out.glob("[0-9][0-9]_*.ipynb")), out / "report.html", profile)
     print(f"open {report}")

@@ -155,6 +155,8 @@ class Run:
         started = time.monotonic()
         result = compute()
         write(name, result, self, uses, time.monotonic() - started)
+        # From here on the record is the result; a checkpoint left behind would let a later run skip the training.
+        shutil.rmtree(profiles.out_folder(self.profile) / "checkpoints" / name, ignore_errors=True)
         return read(name, self.profile)
 
     def load(self, name: str) -> Predictions | Facts:

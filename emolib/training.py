@@ -147,51 +147,55 @@ def fit(
     if state := load_checkpoint(checkpoint, key):
         history, seconds_before, best = restore(state, bare, average, optimizer)
         print(f"{checkpoint.stem}: resumed after epoch {len(history)}", file=sys.stderr)
-
     for epoch in range(len(history), config.epochs):
         if stopped(history, config.patience):
             break
         rng = np.random.default_rng([seed, epoch])  # a fresh stream an epoch: nothing random has to be saved
         set_seed(seed * 1000 + epoch)
-        losses = []
-        parts = order(train, config.batch_size, rng)
-        model.train()
-        bar = tqdm(parts, desc=f"{checkpoint.stem} {epoch + 1}/{config.epochs}", unit="batch", leave=False, mininterval=1)
-        for number, rows in enumerate(bar):
-            progress = (epoch + number / len(parts)) / config.epochs
-            for group in optimizer.param_groups:
-                group["lr"] = rate(config, progress)
-            rows = rows[acc.process_index :: acc.num_processes]
-            inputs = tuple(x.to(acc.device) for x in train.batch(rows, rng, progress))
-            labels = torch.as_tensor(train.labels[rows], device=acc.device)
-            loss = cross_entropy(model(*inputs), labels, label_smoothing=config.label_smoothing)
-            optimizer.zero_grad()
-            acc.backward(loss)
-            acc.clip_grad_norm_(model.parameters(), config.clip_norm)
-            optimizer.step()
-            if average:
-                average.update_parameters(bare)
-            losses.append(loss.item())
-        probs = predict(judged, validation, acc.device, progress=epoch / config.epochs)
-        chosen = np.clip(probs[np.arange(len(probs)), validation.labels], 1e-12, None)
-        history.append({
-            "train_loss": float(np.mean(losses)),
-            "validation_loss": float(-np.log(chosen).mean()),
-            "validation_accuracy": float((probs.argmax(1) == validation.labels).mean()),
-        })  # fmt: skip
+        loss = train_epoch(acc, model, optimizer, average, train, config, epoch, rng, name=checkpoint.stem)
+        history.append({"train_loss": loss} | judge(judged, validation, acc.device, progress=epoch / config.epochs))
         if best_epoch(history) == len(history) - 1:
             best = {k: v.detach().clone() for k, v in judged.state_dict().items()}
         if acc.is_main_process:
             seconds = seconds_before + time.monotonic() - started
             save_checkpoint(checkpoint, key, history, seconds, bare, average, optimizer, best)
-        tqdm.write(
-            f"{checkpoint.stem} epoch {epoch + 1}: " + ", ".join(f"{k} {v:.4f}" for k, v in history[-1].items()), sys.stderr
-        )
-
+        said = ", ".join(f"{k} {v:.4f}" for k, v in history[-1].items())
+        tqdm.write(f"{checkpoint.stem} epoch {epoch + 1}: {said}", sys.stderr)
     bare.load_state_dict(best)
     seconds = seconds_before + time.monotonic() - started
     trained = sum(p.numel() for p in bare.parameters() if p.requires_grad)
     return Fitted(bare, history, {"seconds": seconds, "parameters": trained, "best_epoch": best_epoch(history) + 1})
+
+
+def train_epoch(acc, model, optimizer, average, train: Batches, config: Fit, epoch: int, rng, *, name: str) -> float:
+    """One pass over the training rows; returns the mean loss (cross-entropy with label smoothing, nats)."""
+    parts, losses = order(train, config.batch_size, rng), []
+    model.train()
+    bar = tqdm(parts, desc=f"{name} {epoch + 1}/{config.epochs}", unit="batch", leave=False, mininterval=1)
+    for number, rows in enumerate(bar):
+        progress = (epoch + number / len(parts)) / config.epochs
+        for group in optimizer.param_groups:
+            group["lr"] = rate(config, progress)
+        rows = rows[acc.process_index :: acc.num_processes]
+        inputs = tuple(x.to(acc.device) for x in train.batch(rows, rng, progress))
+        labels = torch.as_tensor(train.labels[rows], device=acc.device)
+        loss = cross_entropy(model(*inputs), labels, label_smoothing=config.label_smoothing)
+        optimizer.zero_grad()
+        acc.backward(loss)
+        acc.clip_grad_norm_(model.parameters(), config.clip_norm)
+        optimizer.step()
+        if average:
+            average.update_parameters(acc.unwrap_model(model))
+        losses.append(loss.item())
+    return float(np.mean(losses))
+
+
+def judge(model: torch.nn.Module, validation: Batches, device: torch.device, *, progress: float) -> dict[str, float]:
+    """Loss (nats) and accuracy on the validation rows."""
+    probs = predict(model, validation, device, progress=progress)
+    chosen = np.clip(probs[np.arange(len(probs)), validation.labels], 1e-12, None)
+    hits = probs.argmax(1) == validation.labels
+    return {"validation_loss": float(-np.log(chosen).mean()), "validation_accuracy": float(hits.mean())}
 
 
 def best_epoch(history: list[dict]) -> int:

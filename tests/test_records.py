@@ -53,6 +53,13 @@ def test_a_step_is_computed_once(run):
     run.step("texts/gru", lambda: pytest.fail("computed again"))
 
 
+def test_a_finished_step_leaves_no_checkpoint(run, tmp_path):
+    left = tmp_path / "checkpoints" / "texts" / "gru" / "seed-0.safetensors"
+    store.write_arrays(left, {"x": np.ones(1)})
+    run.step("texts/gru", make)
+    assert not left.parent.exists()
+
+
 def test_a_changed_configuration_fails_loudly(run):
     run.step("texts/gru", make, uses=("gru",))
     changed = dataclasses.replace(run.profile, gru=dataclasses.replace(run.profile.gru, hidden=999))
