@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from emolib import metrics, training
 from emolib.faces import SIDE, Faces, block_means
-from emolib.items import Items
+from emolib.items import Items, held_out_rows
 from emolib.labels import SPLITS
 from emolib.profiles import Convolutional, Profile, Recurrent, out_folder
 from emolib.records import Predictions, predictions
@@ -265,11 +265,6 @@ def cnn(data: Faces, profile: Profile) -> Predictions:
 def summary(fitted: list[training.Fitted]) -> dict:
     """The curves of each seed, and what the runs cost."""
     return {"history": [f.history for f in fitted], "runs": [f.notes for f in fitted]}
-
-
-def held_out_rows(data: Items) -> np.ndarray:
-    """Row numbers of the validation items, then of the test items."""
-    return np.concatenate([np.flatnonzero(data.split == split) for split in SPLITS[1:]])
 
 
 @torch.no_grad()

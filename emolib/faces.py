@@ -279,17 +279,25 @@ def audit(faces: Faces) -> tuple[dict, dict]:
     """What a reader must know before trusting a score: counts and arrays for a record; no single picture among them."""
     group, near = twins(faces), near_twins(faces)
     linked = items.link(group, near[:, :2])
-    train, held_out = faces.split == "train", faces.split != "train"
+    train, held_out = faces.split == "train", items.held_out_rows(faces)
     voted = bool((faces.votes >= 0).all())
     winner, blank = faces.votes.argmax(1), constant(faces)
     no_face = faces.votes[:, -1] == 10
     matrix = np.zeros((len(FACE_CLASSES), len(FERPLUS_COLUMNS)), int)
     np.add.at(matrix, (faces.labels, winner), 1)
     same = np.array([FERPLUS_TO_FACE.get(c) for c in FERPLUS_COLUMNS])[winner] == np.array(FACE_CLASSES)[faces.labels]
+    # 2: an exact twin in an earlier split, 1: only a near one, 0: none. Training comes before validation before test.
+    before = {"validation": train, "test": train | (faces.split == "validation")}
+    twin = np.zeros(len(faces), np.int8)
+    for split, earlier in before.items():
+        inside = faces.split == split
+        twin[inside & np.isin(linked, linked[earlier])] = 1
+        twin[inside & np.isin(group, group[earlier])] = 2
     notes = {
         "counts": faces.counts().tolist(),
         "twins": items.shared_between(faces, group),
         "near_twins": items.pairs_between(faces, near[:, :2]),
+        "exposed": [int((twin[faces.split == s] > 0).sum()) for s in SPLITS],
         "mirrored_near_twins": int(near[:, 2].sum()),
         "constant": [int((blank & (faces.split == s)).sum()) for s in SPLITS],
         "not_a_face": [int((no_face & (faces.split == s)).sum()) for s in SPLITS] if voted else None,
@@ -298,13 +306,6 @@ def audit(faces: Faces) -> tuple[dict, dict]:
         "agreement_matrix": matrix.tolist() if voted else None,
         "dropped_by_cleaning": int((items.leaks(faces, group) | (blank & train)).sum()),
     }
-    # 2: an exact twin in an earlier split, 1: only a near one, 0: none. Training comes before validation before test.
-    before = {"validation": train, "test": train | (faces.split == "validation")}
-    twin = np.zeros(len(faces), np.int8)
-    for split, earlier in before.items():
-        inside = faces.split == split
-        twin[inside & np.isin(linked, linked[earlier])] = 1
-        twin[inside & np.isin(group, group[earlier])] = 2
     means = np.stack([faces.pixels[train & (faces.labels == k)].mean(0) for k in range(len(FACE_CLASSES))])
     arrays = {"ids": faces.ids[held_out], "group": linked[held_out], "twin": twin[held_out],
               "ferplus": ferplus_labels(faces)[held_out], "mean_faces": means.astype(np.float32)}  # fmt: skip

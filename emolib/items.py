@@ -62,6 +62,11 @@ class Items:
         return hashlib.sha256(np.ascontiguousarray(table).tobytes()).hexdigest()
 
 
+def held_out_rows(data: Items) -> np.ndarray:
+    """Row numbers of the validation items, then of the test items: the order of every record."""
+    return np.concatenate([np.flatnonzero(data.split == split) for split in SPLITS[1:]])
+
+
 def split_names(numbers: np.ndarray) -> np.ndarray:
     """Split numbers (positions in `SPLITS`) as names."""
     return np.array(SPLITS)[numbers]

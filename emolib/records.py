@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from emolib import profiles, store
-from emolib.items import Items, split_names
+from emolib.items import Items, held_out_rows, split_names
 from emolib.labels import SPLITS
 from emolib.profiles import ROOT, Profile
 
@@ -95,7 +95,7 @@ class Facts:
 
 def predictions(data: Items, probs: np.ndarray, notes: dict | None = None, arrays: dict | None = None) -> Predictions:
     """Predictions for the validation items of `data`, then its test items: probs (S, N, K) in that order."""
-    held_out = np.concatenate([np.flatnonzero(data.split == s) for s in SPLITS[1:]])
+    held_out = held_out_rows(data)
     return Predictions(
         data.split[held_out], data.ids[held_out], data.labels[held_out], probs.astype(np.float32), data.classes,
         data.fingerprint, data.source, notes or {}, arrays or {},
