@@ -306,8 +306,8 @@ def mistaken(found: dict, classes: tuple[str, ...], name: str) -> str:
 
 
 def cost(systems: dict[str, Predictions]) -> str:
-    """A sentence on what each trained system cost, from its record."""
-    parts = []
+    """A sentence on what each trained system cost, from its record, and what its maker remarked on the run."""
+    parts, remarks = [], [found.notes["remark"] for found in systems.values() if "remark" in found.notes]
     for name, found in systems.items():
         runs = found.notes["runs"]
         seconds = [run["seconds"] for run in runs]
@@ -315,7 +315,7 @@ def cost(systems: dict[str, Predictions]) -> str:
             f"{name}: {runs[0]['parameters'] / 1e6:.2f} M parameters, {np.mean(seconds) / 60:.1f} minutes a seed, "
             f"best epoch {', '.join(str(run['best_epoch']) for run in runs)}"
         )
-    return "Cost as recorded. " + "; ".join(parts) + "."
+    return " ".join(["Cost as recorded. " + "; ".join(parts) + ".", *remarks])
 
 
 def calibrated(name: str, test: Predictions, temperature: float) -> str:
