@@ -7,6 +7,7 @@ import numpy as np
 import seaborn as sns
 from IPython.display import Markdown, display
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from emolib import metrics, records
 from emolib.labels import (
@@ -199,10 +200,12 @@ def learning_curves(histories: dict[str, list[list[dict]]]) -> Figure:
                 axes[0].plot(epochs, [h[key] for h in history], style, color=colour, label=label, alpha=0.8)
             values = [100 * h["validation_accuracy"] for h in history]
             axes[1].plot(epochs, values, color=colour, label=name if i == 0 else None, alpha=0.8)
-            axes[1].plot(epochs[np.argmax(values)], max(values), "o", color=colour, ms=4)
+            best = max(range(len(history)), key=lambda k: (values[k], -history[k]["validation_loss"]))  # as the loop chooses
+            axes[1].plot(epochs[best], values[best], "o", color=colour, ms=4)
     axes[0].set(xlabel="epoch", ylabel="cross-entropy (nats)")
     axes[1].set(xlabel="epoch", ylabel="validation accuracy (%)")
     for ax in axes:
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.legend()
     return fig
 
