@@ -89,7 +89,7 @@ def _plain(value):
     return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
-_SAMPLE_TEXT = Recurrent(fit=Fit(epochs=8, batch_size=64, learning_rate=5e-3, warmup=0.1), embedding=32, hidden=24, dropout=0.3)
+_SAMPLE_TEXT = Recurrent(fit=Fit(epochs=6, batch_size=64, learning_rate=5e-3, warmup=0.1), embedding=32, hidden=24, dropout=0.3)
 _TEXT = Recurrent(fit=Fit(epochs=7, batch_size=64, learning_rate=2e-3, warmup=0.1, ema=0.995))
 _SAMPLE_CNN = Convolutional(
     fit=Fit(epochs=6, batch_size=32, learning_rate=4e-3, weight_decay=1e-3, warmup=0.1, ema=0.95, label_smoothing=0.05),
