@@ -35,7 +35,7 @@ nbval: setup ## recompute the committed notebooks and compare every output
 publish: setup ## re-execute the committed notebooks, clean them, rewrite figures and the README table
 	$(BIN)/python -m emolib publish
 
-full: setup ## record the study with OpenAI's CLIP on one GPU (needs the data sets and a network)
+full: setup ## record what exists of the study on one GPU (needs the data sets; not run yet)
 	$(BIN)/python -m emolib run --profile full --record
 
 clean: ## delete runs and caches (records and figures stay)
