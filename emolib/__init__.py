@@ -3,7 +3,10 @@
 import importlib
 
 __version__ = "0.1.0"
-_MODULES = ("baselines", "faces", "items", "labels", "metrics", "profiles", "records", "report", "sample", "texts", "training")
+_MODULES = (
+    "baselines", "clip", "faces", "generality", "heads", "items", "labels", "metrics", "pairs", "profiles", "prompts", "records",
+    "report", "sample", "texts", "training", "tuning",
+)  # fmt: skip
 
 
 def __getattr__(name: str):

@@ -17,7 +17,7 @@ from emolib import metrics, training
 from emolib.faces import SIDE, Faces, block_means
 from emolib.items import Items, held_out_rows
 from emolib.labels import SPLITS
-from emolib.profiles import Convolutional, Profile, Recurrent, out_folder
+from emolib.profiles import Convolutional, Profile, Recurrent, Tuning, out_folder
 from emolib.records import Predictions, predictions
 from emolib.texts import Texts, tokens
 
@@ -171,23 +171,24 @@ class FaceBatches:
         return [(crop,) for crop in crops] + [(crop.flip(-1),) for crop in crops]
 
 
-def augment(x: torch.Tensor, rng: np.random.Generator, side: int, config: Convolutional) -> torch.Tensor:
+def augment(x: torch.Tensor, rng: np.random.Generator, side: int, config: Convolutional | Tuning) -> torch.Tensor:
     """Mirror, turn, scale, shift, contrast and a blanked rectangle, each face its own: (N, 1, 48, 48) -> (N, 1, side, side).
 
     Random numbers come from NumPy, so that they are the same on every CPU.
     """
     n, much = len(x), config.augment
     angle = rng.uniform(-0.22, 0.22, n) * much  # radians, about 13 degrees
-    # The part of the frame that is seen: near the whole when pictures are small, a crop at native scale at the end.
-    scale = max(side / SIDE, SEEN) * np.exp(rng.uniform(-0.12, 0.12, n) * much)
+    # The part of the frame that is seen: near the whole when pictures are small, a crop at native scale at the end; all
+    # of it in pictures that are enlarged.
+    scale = min(max(side / SIDE, SEEN), 1.0) * np.exp(rng.uniform(-0.12, 0.12, n) * much)
     mirror = rng.choice([-1.0, 1.0], n)
     shift = rng.uniform(-0.14, 0.14, (2, n)) * much
     cos, sin = np.cos(angle) * scale, np.sin(angle) * scale
     theta = np.stack([np.stack([cos * mirror, -sin, shift[0]], 1), np.stack([sin * mirror, cos, shift[1]], 1)], 1)
-    grid = F.affine_grid(torch.from_numpy(theta).to(x.dtype), [n, 1, side, side], align_corners=False)
+    grid = F.affine_grid(torch.from_numpy(theta).to(x), [n, 1, side, side], align_corners=False)
     x = F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     gain, bias = 1 + rng.uniform(-0.25, 0.25, n) * much, rng.uniform(-0.25, 0.25, n) * much
-    x = x * torch.from_numpy(gain).to(x.dtype).view(n, 1, 1, 1) + torch.from_numpy(bias).to(x.dtype).view(n, 1, 1, 1)
+    x = x * torch.from_numpy(gain).to(x).view(n, 1, 1, 1) + torch.from_numpy(bias).to(x).view(n, 1, 1, 1)
     for face in np.flatnonzero(rng.random(n) < config.erase):
         height, width = rng.integers(side // 6, side // 2, 2)
         top, left = rng.integers(0, side - height), rng.integers(0, side - width)

@@ -64,6 +64,43 @@ class Convolutional:
 
 
 @dataclass(frozen=True)
+class Clip:
+    """A dual encoder of `transformers`, and how pictures and texts reach it."""
+
+    source: str  # a folder (of the repository or of EMOLIB_DATA) or a Hub id; the variable EMOLIB_CLIP names another
+    says: str  # what it is, for the head of each page
+    revision: str | None = None  # of a Hub id
+    image_size: int | None = None  # pixels; None is the checkpoint's own; others interpolate the position embeddings
+    batch_size: int = 64
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """One way of training a dual encoder further."""
+
+    fit: Fit
+    seeds: tuple[int, ...] = (0,)
+    rank: int = 0  # of LoRA's matrices; 0 trains the weights themselves
+    patches: float = 1.0  # share of the picture's patches that a training step sees (Li et al. 2023, arXiv:2212.00794)
+    augment: float = 0.5
+    erase: float = 0.1
+
+
+@dataclass(frozen=True)
+class Generality:
+    """How what the fine-tuned encoders still know is measured."""
+
+    alphas: tuple[float, ...] = tuple(i / 10 for i in range(11))  # of WiSE-FT: 0 is the encoder as it came
+    faces: int | None = None  # validation faces judged at each alpha; None is all of them
+    left_out: tuple[str, ...] = ("happy", "fear")  # emotions without training, one easy and one hard
+    left_out_rows: int | None = None  # Training faces of those runs; None is all of them
+    sizes: tuple[int, ...] = ()  # picture sizes whose frozen features are compared
+    size_rows: int = 2000  # Training faces, and as many validation faces, of that comparison
+    shots: tuple[int, ...] = (1, 4, 16, 64)
+    shot_seeds: int = 5
+
+
+@dataclass(frozen=True)
 class Profile:
     """Everything a run depends on. `replays` names the profile whose records are shown instead of computing."""
 
@@ -76,6 +113,14 @@ class Profile:
     lstm: Recurrent | None = None
     gru: Recurrent | None = None
     cnn: Convolutional | None = None
+    clip: Clip | None = None
+    lora: Tuning | None = None
+    full: Tuning | None = None
+    lpft: Tuning | None = None
+    flyp: Tuning | None = None
+    texts: Tuning | None = None
+    pairs: Tuning | None = None
+    generality: Generality | None = None
 
     def section(self, *names: str) -> dict:
         """The named fields as plain JSON values, for a record's configuration."""
@@ -96,14 +141,39 @@ _SAMPLE_CNN = Convolutional(
     stem=8, widths=(16, 32, 64), blocks=(1, 1, 1), dropout=0.0, sizes=((1.0, 24),), augment=0.2, erase=0.0,
 )  # fmt: skip
 _CNN = Convolutional(
-    fit=Fit(epochs=6, batch_size=64, learning_rate=0.05, optimizer="sgd", weight_decay=5e-4, ema=0.95, clip_norm=5.0),
-    stem=8, widths=(12, 24, 48), blocks=(1, 1, 1), sizes=((0.5, 24), (0.5, 32)),
-)  # fmt: skip
-_CNN = Convolutional(
     fit=Fit(
         epochs=18, batch_size=64, learning_rate=0.05, optimizer="sgd", weight_decay=5e-4, warmup=0.1, ema=0.999,
         patience=20, clip_norm=5.0,
     )
+)  # fmt: skip
+
+
+def _tuning(rate: float, *, epochs: int, **more) -> Tuning:
+    """Fine-tuning of an encoder: AdamW with the settings that all ways share."""
+    fit = Fit(epochs=epochs, batch_size=64, learning_rate=rate, weight_decay=0.05, warmup=0.1, label_smoothing=0.05)
+    return Tuning(fit, **more)
+
+
+def _ways(rate: float, *, epochs: int, **more) -> dict[str, Tuning]:
+    """Every way of fine-tuning, with the same epochs; LoRA's rate is ten times as high, its matrices start at zero."""
+    return {
+        "lora": _tuning(10 * rate, epochs=epochs, rank=8, **more),
+        "full": _tuning(rate, epochs=epochs, **more),
+        "lpft": _tuning(rate, epochs=epochs, **more),
+        "flyp": _tuning(rate, epochs=epochs, **more),
+    }
+
+
+_MINI_CLIP = Clip(
+    "clip-mini",
+    "Its encoder is clip-mini, a dual encoder of 32 M parameters in CLIP's layout (ViT-Ti/16 image tower, aligned on 11,280 "
+    "real pictures with captions). **It is not OpenAI's CLIP**, and no number of it says anything about OpenAI's.",
+    image_size=160,
+)
+_FULL_CLIP = Clip(
+    "openai/clip-vit-base-patch32", "Its encoder is OpenAI's CLIP ViT-B/32.",
+    revision="c237dc49a33fc61debc9276459120b7eac67e7ef",  # the Hub's own conversion of the weights to safetensors
+    batch_size=256,
 )  # fmt: skip
 
 PROFILES = {
@@ -118,12 +188,16 @@ PROFILES = {
         Profile(
             "mini",
             "The real DAIR-AI Emotion and FER-2013 sets; baselines sized for two CPU cores.",
-            lstm=_TEXT, gru=_TEXT, cnn=_CNN,
+            lstm=_TEXT, gru=_TEXT, cnn=_CNN, clip=_MINI_CLIP, **_ways(1e-4, epochs=2, patches=0.5),
+            texts=_tuning(1e-4, epochs=3), pairs=_tuning(1e-4, epochs=2, patches=0.5),
+            generality=Generality(faces=1000, left_out_rows=4000, sizes=(112, 144, 160, 192, 224)),
         ),
         Profile(
             "full",
             "The real DAIR-AI Emotion and FER-2013 sets; models sized for one GPU.",
-            precision="bfloat16", lstm=_TEXT, gru=_TEXT, cnn=_CNN,
+            precision="bfloat16", lstm=_TEXT, gru=_TEXT, cnn=_CNN, clip=_FULL_CLIP,
+            **_ways(1e-5, epochs=10, seeds=(0, 1, 2)), texts=_tuning(1e-5, epochs=5, seeds=(0, 1, 2)),
+            pairs=_tuning(1e-5, epochs=5, seeds=(0, 1, 2)), generality=Generality(sizes=(96, 128, 160, 224)),
         ),
         Profile("published", "Replayed from the records in data/records.", replays="mini"),
     )

@@ -264,8 +264,8 @@ _AFFECT = {
 }  # fmt: skip
 
 
-def captioned(rng: np.random.Generator, n: int) -> tuple[np.ndarray, list[str]]:
-    """Faces with captions that name what is seen, and now and then an affect: (n, 48, 48) uint8 and n sentences.
+def captioned(rng: np.random.Generator, n: int) -> tuple[np.ndarray, list[str], People]:
+    """Faces with captions that name what is seen, and now and then an affect: (n, 48, 48) uint8, n sentences, n people.
 
     For contrastive pre-training: other people than the emotion set's, made on the fly, never stored. Half of the faces
     show an emotion, half a random mixture of action units, so that the words for parts do not hang on emotions.
@@ -285,7 +285,7 @@ def captioned(rng: np.random.Generator, n: int) -> tuple[np.ndarray, list[str]]:
         named = posed[i] and strength[i] > 0.6 and rng.random() < 0.5
         subject = rng.choice(_AFFECT[FACE_CLASSES[labels[i]]]) if named else "a"
         captions.append(f"{rng.choice(['a photo of ', '', 'the face of '])}{subject} person with {' and '.join(kept)}")
-    return draw(rng, who, action), captions
+    return draw(rng, who, action), captions, who
 
 
 def sentence(rng: np.random.Generator, label: int) -> str:

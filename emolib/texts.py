@@ -11,7 +11,7 @@ from scipy import sparse
 
 from emolib import items
 from emolib.items import DataError, Items, MissingData
-from emolib.labels import SPLITS, TEXT_CLASSES
+from emolib.labels import SHARED_CLASSES, SPLITS, TEXT_CLASSES
 from emolib.profiles import ROOT, Profile, data_folder
 
 HUB = ("dair-ai/emotion", "split", "cab853a1dbdf4c42c2b3ef2173804746df8825fe")
@@ -226,3 +226,34 @@ def top_terms(train: Texts, *, count: int = 8) -> dict[str, list[str]]:
         odds = np.log(own / (own.sum() - own)) - np.log(rest / (rest.sum() - rest))
         found[name] = names[np.argsort(-odds / np.sqrt(1 / own + 1 / rest), kind="stable")[:count]].tolist()
     return found
+
+
+def load_other(profile: Profile) -> Texts:
+    """Sentences of another origin in the five shared classes, for a test away from home: GoEmotions; `sample`: other frames.
+
+    GoEmotions (Demszky et al. 2020, arXiv:2005.00547) with Ekman labels in EMOLIB_DATA/goemotions: {train,dev,test}.tsv
+    (text, label numbers, id) and labels.txt. Rows with several labels or another one are left out, `source` says how many.
+    """
+    if profile.data.generated:
+        return read_folder(ROOT / "data" / "sample" / "other", name="built sentences of other frames", classes=SHARED_CLASSES)
+    folder = data_folder() / "goemotions"
+    if not (folder / "labels.txt").exists():
+        raise MissingData(
+            f"GoEmotions is not at hand: looked for labels.txt and train, dev, test .tsv in {folder}. Get the Ekman version "
+            "from github.com/google-research/google-research/tree/master/goemotions, or name the folder that holds "
+            "goemotions/: EMOLIB_DATA=FOLDER python -m emolib run"
+        )
+    names = (folder / "labels.txt").read_text(encoding="utf8").split()
+    rows, total = [], 0
+    for split, stem in zip(SPLITS, ("train", "dev", "test"), strict=True):
+        for number, line in enumerate((folder / f"{stem}.tsv").read_text(encoding="utf8").rstrip("\n").split("\n")):
+            cells = line.split("\t")
+            if len(cells) != 3 or not all(n.isdecimal() and int(n) < len(names) for n in cells[1].split(",")):
+                raise DataError(f"{folder / stem}.tsv, row {number}: {line!r:.80}, wanted text, label numbers, id")
+            label = names[int(cells[1])] if cells[1].isdecimal() else ""
+            if label in SHARED_CLASSES and cells[0].strip():
+                rows.append((total + number, SHARED_CLASSES.index(label), split, cells[0].strip()))
+        total += number + 1
+    ids, labels, split, column = zip(*rows, strict=True)
+    source = f"GoEmotions (Ekman), {total - len(rows)} of {total} rows with several or other labels left out"
+    return Texts(np.array(ids), np.array(labels), np.array(split), SHARED_CLASSES, source, np.array(column, dtype=object))

@@ -7,7 +7,8 @@ import json
 import math
 import sys
 import time
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -47,6 +48,9 @@ class Fitted:
     notes: dict = field(default_factory=dict)
 
 
+Loss = Callable[..., torch.Tensor]
+
+
 @contextmanager
 def arithmetic(profile: Profile):
     """Default dtype and thread count of a profile, put back afterwards.
@@ -63,9 +67,23 @@ def arithmetic(profile: Profile):
         torch.set_num_threads(threads)
 
 
+def half(profile: Profile) -> torch.dtype | None:
+    """The 16-bit type of a profile that asks for one: bfloat16, or float16 on a GPU without it (Colab's T4)."""
+    if profile.precision != "bfloat16":
+        return None
+    old = torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 0)
+    return torch.float16 if old else torch.bfloat16
+
+
 def accelerator(profile: Profile) -> Accelerator:
     """Device, processes and precision, as `accelerate launch` or the machine decides."""
-    return Accelerator(mixed_precision="bf16" if profile.precision == "bfloat16" else "no")
+    return Accelerator(mixed_precision={None: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}[half(profile)])
+
+
+def autocast(profile: Profile):
+    """The context in which a model computes at the profile's precision."""
+    kind = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.autocast(kind, half(profile)) if half(profile) else nullcontext()
 
 
 def order(batches: Batches, size: int, rng: np.random.Generator) -> list[np.ndarray]:
@@ -128,10 +146,11 @@ def predict(model: torch.nn.Module, batches: Batches, device: torch.device, *, p
 
 def fit(
     model: torch.nn.Module, train: Batches, validation: Batches, config: Fit, profile: Profile, *,
-    seed: int, checkpoint: Path, key: str,
+    seed: int, checkpoint: Path, key: str, loss: Loss = cross_entropy,
 ) -> Fitted:  # fmt: skip
     """Train, keep the epoch that is best on validation, and return the model with its weights.
 
+    loss: (logits (N, K), labels (N,), label_smoothing=...) -> a scalar, the mean over the batch.
     checkpoint: a file written after each epoch; a run that was killed goes on from it and ends with the same weights.
     key: whatever else the result depends on (data fingerprint); a checkpoint of another key or configuration is not used.
     """
@@ -152,8 +171,8 @@ def fit(
             break
         rng = np.random.default_rng([seed, epoch])  # a fresh stream an epoch: nothing random has to be saved
         set_seed(seed * 1000 + epoch)
-        loss = train_epoch(acc, model, optimizer, average, train, config, epoch, rng, name=checkpoint.stem)
-        history.append({"train_loss": loss} | judge(judged, validation, acc.device, progress=epoch / config.epochs))
+        mean = train_epoch(acc, model, optimizer, average, train, config, epoch, rng, name=checkpoint.stem, loss=loss)
+        history.append({"train_loss": mean} | judge(judged, validation, acc.device, progress=epoch / config.epochs))
         if best_epoch(history) == len(history) - 1:
             best = {k: v.detach().clone() for k, v in judged.state_dict().items()}
         if acc.is_main_process:
@@ -167,8 +186,8 @@ def fit(
     return Fitted(bare, history, {"seconds": seconds, "parameters": trained, "best_epoch": best_epoch(history) + 1})
 
 
-def train_epoch(acc, model, optimizer, average, train: Batches, config: Fit, epoch: int, rng, *, name: str) -> float:
-    """One pass over the training rows; returns the mean loss (cross-entropy with label smoothing, nats)."""
+def train_epoch(acc, model, optimizer, average, train: Batches, config: Fit, epoch: int, rng, *, name: str, loss: Loss) -> float:
+    """One pass over the training rows; returns the mean loss (nats)."""
     parts, losses = order(train, config.batch_size, rng), []
     model.train()
     bar = tqdm(parts, desc=f"{name} {epoch + 1}/{config.epochs}", unit="batch", leave=False, mininterval=1)
@@ -176,18 +195,19 @@ def train_epoch(acc, model, optimizer, average, train: Batches, config: Fit, epo
         progress = (epoch + number / len(parts)) / config.epochs
         for group in optimizer.param_groups:
             group["lr"] = rate(config, progress)
-        rows = rows[acc.process_index :: acc.num_processes]
-        inputs = tuple(x.to(acc.device) for x in train.batch(rows, rng, progress))
-        labels = torch.as_tensor(train.labels[rows], device=acc.device)
-        loss = cross_entropy(model(*inputs), labels, label_smoothing=config.label_smoothing)
+        # Each process prepares the whole batch and takes its share, so that random numbers do not depend on their count.
+        mine = slice(acc.process_index, None, acc.num_processes)
+        inputs = tuple(x[mine].to(acc.device) for x in train.batch(rows, rng, progress))
+        labels = torch.as_tensor(train.labels[rows[mine]], device=acc.device)
+        value = loss(model(*inputs), labels, label_smoothing=config.label_smoothing)
         optimizer.zero_grad()
-        acc.backward(loss)
+        acc.backward(value)
         acc.clip_grad_norm_(model.parameters(), config.clip_norm)
         optimizer.step()
         if average:
             average.update_parameters(acc.unwrap_model(model))
-        losses.append(loss.item())
-    return float(np.mean(losses))
+        losses.append(value.detach())
+    return float(acc.reduce(torch.stack(losses).double().mean(), reduction="mean"))
 
 
 def judge(model: torch.nn.Module, validation: Batches, device: torch.device, *, progress: float) -> dict[str, float]:
