@@ -13,7 +13,7 @@ from tqdm import tqdm
 from emolib import clip, metrics
 from emolib.items import Items, held_out_rows
 from emolib.labels import SPLITS
-from emolib.profiles import Generality, Profile
+from emolib.profiles import Frozen, Profile
 from emolib.records import Facts, Predictions, facts, predictions
 
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
@@ -99,7 +99,7 @@ def accuracy(probs: np.ndarray, labels: np.ndarray) -> float:
     return float((probs.argmax(1) == labels).mean())
 
 
-def shots(data: Items, vectors: np.ndarray, config: Generality) -> Facts:
+def shots(data: Items, vectors: np.ndarray, config: Frozen) -> Facts:
     """Linear probes on k Training items a class, several draws each: validation chooses the strength of each k.
 
     vectors: (N, D), one a row of `data`. notes: "k", "classes with fewer items", and test accuracies (K, draws).
@@ -125,7 +125,7 @@ def shots(data: Items, vectors: np.ndarray, config: Generality) -> Facts:
 
 def sizes(faces, profile: Profile) -> Facts:
     """What the picture size costs and brings: a probe on frozen features at each size, validation accuracy and images/s."""
-    config, found = profile.generality, []
+    config, found = profile.frozen, []
     rng = np.random.default_rng(0)
     rows = [rng.permutation(np.flatnonzero(faces.split == s))[: config.size_rows] for s in SPLITS[:2]]
     some = faces.select(np.concatenate(rows))

@@ -94,10 +94,16 @@ class Generality:
     faces: int | None = None  # validation faces judged at each alpha; None is all of them
     left_out: tuple[str, ...] = ("happy", "fear")  # emotions without training, one easy and one hard
     left_out_rows: int | None = None  # Training faces of those runs; None is all of them
-    sizes: tuple[int, ...] = ()  # picture sizes whose frozen features are compared
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """What is asked of the encoder as it came."""
+
+    sizes: tuple[int, ...] = ()  # picture sizes whose features are compared
     size_rows: int = 2000  # Training faces, and as many validation faces, of that comparison
-    shots: tuple[int, ...] = (1, 4, 16, 64)
-    shot_seeds: int = 5
+    shots: tuple[int, ...] = (1, 4, 16, 64)  # Training items a class
+    shot_seeds: int = 5  # draws of them
 
 
 @dataclass(frozen=True)
@@ -114,6 +120,7 @@ class Profile:
     gru: Recurrent | None = None
     cnn: Convolutional | None = None
     clip: Clip | None = None
+    frozen: Frozen = field(default_factory=Frozen)
     lora: Tuning | None = None
     full: Tuning | None = None
     lpft: Tuning | None = None
@@ -188,16 +195,16 @@ PROFILES = {
         Profile(
             "mini",
             "The real DAIR-AI Emotion and FER-2013 sets; baselines sized for two CPU cores.",
-            lstm=_TEXT, gru=_TEXT, cnn=_CNN, clip=_MINI_CLIP, **_ways(1e-4, epochs=2, patches=0.5),
-            texts=_tuning(1e-4, epochs=3), pairs=_tuning(1e-4, epochs=2, patches=0.5),
-            generality=Generality(faces=1000, left_out_rows=4000, sizes=(112, 144, 160, 192, 224)),
+            lstm=_TEXT, gru=_TEXT, cnn=_CNN, clip=_MINI_CLIP, **_ways(1e-4, epochs=2, patches=0.4),
+            texts=_tuning(1e-4, epochs=3), pairs=_tuning(1e-4, epochs=2, patches=0.4),
+            frozen=Frozen(sizes=(112, 144, 160, 192, 224)), generality=Generality(faces=1000, left_out_rows=2500),
         ),
         Profile(
             "full",
             "The real DAIR-AI Emotion and FER-2013 sets; models sized for one GPU.",
             precision="bfloat16", lstm=_TEXT, gru=_TEXT, cnn=_CNN, clip=_FULL_CLIP,
             **_ways(1e-5, epochs=10, seeds=(0, 1, 2)), texts=_tuning(1e-5, epochs=5, seeds=(0, 1, 2)),
-            pairs=_tuning(1e-5, epochs=5, seeds=(0, 1, 2)), generality=Generality(sizes=(96, 128, 160, 224)),
+            pairs=_tuning(1e-5, epochs=5, seeds=(0, 1, 2)), frozen=Frozen(sizes=(96, 128, 160, 224)), generality=Generality(),
         ),
         Profile("published", "Replayed from the records in data/records.", replays="mini"),
     )

@@ -29,7 +29,7 @@ from emolib.profiles import Profile, Tuning, out_folder
 from emolib.records import Predictions, predictions
 from emolib.texts import Texts
 
-LORA_LAYERS = "q_proj|k_proj|v_proj|out_proj|query|key|value|fc1|fc2"
+LORA_LAYERS = "q_proj|k_proj|v_proj|query|key|value"  # as in CLIP-LoRA, Zanella and Ben Ayed 2024, arXiv:2405.18541
 
 
 @dataclass(frozen=True)
