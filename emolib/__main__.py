@@ -78,6 +78,8 @@ def run_notebooks(chosen: argparse.Namespace) -> int:
     out.mkdir(parents=True, exist_ok=True)
     os.environ["EMOLIB_OUT"] = str(out)
     os.environ["EMOLIB_DATA"] = str(profiles.data_folder().resolve())  # the kernel runs in another folder
+    if (folder := os.environ.get("EMOLIB_CLIP")) and Path(folder).is_dir():
+        os.environ["EMOLIB_CLIP"] = str(Path(folder).resolve())
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     # The sample is always computed live; a longer run goes on from the steps that it has finished.
     if chosen.fresh or profile.data.generated:
