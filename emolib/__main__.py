@@ -29,12 +29,19 @@ def main(arguments: list[str] | None = None) -> int:
     table = commands.add_parser("table", help="print the results table (Markdown) from the records")
     table.add_argument("--profile", default="published", choices=PROFILES, help="default: %(default)s")
     commands.add_parser("publish", help="re-execute the committed notebooks, rewrite figures and the README table")
-    commands.add_parser("sample", help="make the embedded sample anew")
+    made = commands.add_parser("sample", help="make the embedded sample anew")
+    made.add_argument(
+        "--clip", action="store_true", help="pre-train its dual encoder too (minutes; then record it: run --record)"
+    )
     chosen = parser.parse_args(arguments)
     if chosen.command == "sample":
         from emolib import sample
 
         sample.make()
+        if chosen.clip:
+            from emolib import tiny
+
+            tiny.make()
         return 0
     if chosen.command == "publish":
         from emolib import page

@@ -33,15 +33,16 @@ class MissingModel(FileNotFoundError):
     """A checkpoint that is not there: says where it was looked for and how to get it."""
 
 
-def load(profile: Profile) -> Encoder:
+def load(profile: Profile, *, anywhere: bool = True) -> Encoder:
     """The profile's dual encoder with its tokenizer and image processor; EMOLIB_CLIP names another folder or Hub id.
 
     `CLIPModel`, `SiglipModel`, `VisionTextDualEncoderModel` and whatever else has get_image_features and
-    get_text_features. Safetensors only, no code from the Hub. Raises MissingModel where the checkpoint is not at hand.
+    get_text_features; `anywhere=False` heeds no EMOLIB_CLIP. Safetensors only, no code from the Hub. Raises MissingModel
+    where the checkpoint is not at hand.
     """
     from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
-    source, revision = locate(profile)
+    source, revision = locate(profile, anywhere=anywhere)
     dtype = torch.float64 if profile.precision == "float64" else torch.float32
     options = {"revision": revision} if revision else {}
     try:
@@ -60,10 +61,10 @@ def load(profile: Profile) -> Encoder:
     return Encoder(model, tokenizer, processor, profile, name=Path(source).name if Path(source).is_dir() else source)
 
 
-def locate(profile: Profile) -> tuple[str, str | None]:
+def locate(profile: Profile, *, anywhere: bool) -> tuple[str, str | None]:
     """Folder or Hub id of the profile's checkpoint, and the Hub revision."""
-    named = None if profile.data.generated else os.environ.get("EMOLIB_CLIP")
-    if named:
+    named = os.environ.get("EMOLIB_CLIP")
+    if named and anywhere and not profile.data.generated:
         return named, None
     source = profile.clip.source
     for folder in (ROOT / source, profiles.data_folder() / source):

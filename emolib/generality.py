@@ -10,10 +10,10 @@ from tqdm import tqdm
 from emolib import heads, pairs, texts, tuning
 from emolib.clip import Encoder
 from emolib.faces import Faces
-from emolib.items import Items
+from emolib.items import Items, held_out_rows
 from emolib.labels import SHARED_CLASSES, TEXT_CLASSES
 from emolib.profiles import Profile
-from emolib.records import Facts, facts
+from emolib.records import Facts, Predictions, facts, predictions
 from emolib.tuning import Tuned
 
 DESIRES = ("family", "romance", "vengeance", "curiosity", "tranquility", "social-contact")
@@ -168,3 +168,15 @@ def other_texts(encoders: dict[str, tuple[Encoder, heads.Head]], profile: Profil
         for name, (encoder, head) in encoders.items()
     }
     return facts(data, {"n": len(test)}, answers | {"labels": test.labels.astype(np.int8)})
+
+
+def chosen(way: str, alpha: float, encoder: Encoder, faces: Faces, asked: list[list[str]], profile: Profile) -> Predictions:
+    """One mixture judged on all held-out faces, its weights kept like those of a way of tuning ("faces/clip-wise")."""
+    start = Tuned(encoder.weights, heads.zero_shot(encoder, asked))
+    mixed = Tuned.load(tuning.path_of(profile, f"faces/clip-{way}", getattr(profile, way).seeds[0])).mixed(start, alpha)
+    other = encoder.with_weights(mixed.weights)
+    if way == "flyp":
+        mixed = Tuned(mixed.weights, heads.zero_shot(other, asked))
+    mixed.save(tuning.path_of(profile, "faces/clip-wise", 0))
+    probs = mixed.head.posterior(other.encode_images(faces.select(held_out_rows(faces)).pixels))
+    return predictions(faces, probs[None], {"way": way, "alpha": alpha, "encoder": encoder.facts})

@@ -86,12 +86,11 @@ def ask(encoder, data: Items, sets: dict[str, list[list[str]]]) -> Predictions:
     return replace(found[best], notes={"prompts": best, "encoder": encoder.facts}, arrays=arrays)
 
 
-def by_prompts(asked: Predictions) -> dict[str, Predictions]:
-    """The predictions of each set of prompts, from the record that `ask` made."""
-    return {
-        name.removeprefix("probs."): replace(asked, probs=probs[None], arrays={})
-        for name, probs in asked.arrays.items() if name.startswith("probs.")
-    }  # fmt: skip
+def one_side(side: str, encoder, data, prompts: list[list[str]]) -> Predictions:
+    """What one half of each pair says, asked with the pairs' prompts. side: "face" or "text"; data: Pairs."""
+    held_out = data.select(held_out_rows(data))
+    vectors = clip.vectors(encoder, {"face": held_out.faces, "text": held_out.texts}[side])
+    return predictions(data, zero_shot(encoder, prompts).posterior(vectors)[None], {"encoder": encoder.facts})
 
 
 def accuracy(probs: np.ndarray, labels: np.ndarray) -> float:

@@ -12,7 +12,7 @@ from scipy.optimize import minimize_scalar
 from statsmodels.stats.contingency_tables import mcnemar as _mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from emolib.records import Predictions
+from emolib.records import Facts, Predictions
 
 
 class TestSplitError(ValueError):
@@ -169,3 +169,48 @@ def mcnemar(first: Predictions, second: Predictions) -> dict:
 def holm(p_values: list[float]) -> list[float]:
     """P values corrected for their number (Holm 1979)."""
     return multipletests(p_values, method="holm")[1].tolist() if p_values else []
+
+
+def recall(ranks: np.ndarray, k: int) -> np.ndarray:
+    """Recall at k of each direction: ranks (..., 2, N), how many others come before a query's partner -> (..., 2)."""
+    return (ranks < k).mean(-1)
+
+
+def mean_recall(ranks: np.ndarray) -> np.ndarray:
+    """For each pair the mean of its six hits, at 1, 5 and 10 and in both directions: ranks (2, N) -> (N,) in [0, 1]."""
+    return np.mean([ranks < k for k in (1, 5, 10)], axis=(0, 1))
+
+
+def change(before: np.ndarray, after: np.ndarray, *, count: int = 2000) -> tuple[float, tuple[float, float]]:
+    """Mean of after - before over the same items, with its 95 % bootstrap interval. before, after: (N,)."""
+    gap = after.astype(float) - before.astype(float)
+    drawn = resamples(np.arange(len(gap)), count=count) @ gap / len(gap)
+    return float(gap.mean()), tuple(np.percentile(drawn, [2.5, 97.5]).tolist())
+
+
+def known(found: Facts) -> dict[str, np.ndarray]:
+    """What a record of `generality.along` measured beside emotion: {name: (A, N)} one value an item and alpha."""
+    tasks = {k.removeprefix("right."): v.astype(float) for k, v in found.arrays.items() if k.startswith("right.")}
+    tasks.pop("emotion")
+    return {"retrieval": np.stack([mean_recall(ranks) for ranks in found.arrays["ranks"]])} | tasks
+
+
+def kept(found: Facts, half: int) -> np.ndarray:
+    """Change of generality along the alphas, averaged over its measures: (A,), 0 at the encoder as it came.
+
+    half: 0 for the items on which a trade-off is chosen (every other one), 1 for those on which it is reported.
+    """
+    return np.mean([(values - values[0])[:, half::2].mean(1) for values in known(found).values()], axis=0)
+
+
+def trade_off(paths: dict[str, Facts], *, allowed: float = 0.01) -> tuple[str, float]:
+    """The way and alpha with the best emotion accuracy on validation among those that lose at most `allowed` generality.
+
+    paths: {way: record of `generality.along`}. Both are measured on items kept for choosing.
+    """
+    options = []
+    for way, found in paths.items():
+        loss, right = kept(found, 0), found.arrays["right.emotion"].mean(1)
+        options += [(right[i], way, a) for i, a in enumerate(found.notes["alphas"]) if loss[i] >= -allowed]
+    _, way, alpha = max(options, key=lambda option: option[0])
+    return way, alpha

@@ -171,6 +171,7 @@ def _ways(rate: float, *, epochs: int, **more) -> dict[str, Tuning]:
     }
 
 
+_SAMPLE_CLIP = Clip("data/sample/clip-tiny", "Its encoder is a tiny CLIP, pre-trained on drawn people with captions.")
 _MINI_CLIP = Clip(
     "clip-mini",
     "Its encoder is clip-mini, a dual encoder of 32 M parameters in CLIP's layout (ViT-Ti/16 image tower, aligned on 11,280 "
@@ -190,7 +191,10 @@ PROFILES = {
             "sample",
             "Generated faces and sentences, tiny models: it shows that the study runs, and says nothing about people.",
             precision="float64", threads=1, data=Data(generated=True),
-            lstm=_SAMPLE_TEXT, gru=_SAMPLE_TEXT, cnn=_SAMPLE_CNN,
+            lstm=_SAMPLE_TEXT, gru=_SAMPLE_TEXT, cnn=_SAMPLE_CNN, clip=_SAMPLE_CLIP,
+            **_ways(1e-3, epochs=2, augment=0.2, erase=0.0), texts=_tuning(1e-3, epochs=2),
+            pairs=_tuning(1e-3, epochs=2, augment=0.2, erase=0.0),
+            frozen=Frozen(sizes=(32, 48, 64), size_rows=500), generality=Generality(faces=300, left_out_rows=800),
         ),
         Profile(
             "mini",

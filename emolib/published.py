@@ -42,6 +42,20 @@ FACES = (
     Published("CLIP ViT-L/14, image tower fine-tuned", 77.01, 7178, "Public + Private", "nik-dim/tall_masks, results"),
 )  # fmt: skip
 
+_LAION, _MIEB = "LAION CLIP_benchmark, benchmark.csv", "embeddings-benchmark/results, FER2013ZeroShot"
+ZERO_SHOT = (
+    Published("CLIP ViT-B/32 (OpenAI), zero-shot", 40.94, 7178, "Public + Private, OpenAI's 6 templates", _LAION),
+    Published("CLIP ViT-B/32 (OpenAI), zero-shot", 43.52, 7178, "Public + Private, other prompts", _MIEB),
+    Published("CLIP ViT-B/16 (OpenAI), zero-shot", 45.82, 7178, "Public + Private, OpenAI's 6 templates", _LAION),
+    Published("CLIP ViT-L/14 (OpenAI), zero-shot", 48.97, 7178, "Public + Private, OpenAI's 6 templates", _LAION),
+    Published("CLIP ViT-L/14 (LAION-2B), zero-shot", 53.71, 7178, "Public + Private, OpenAI's 6 templates", _LAION),
+    Published("SigLIP-L/16-384, zero-shot", 58.28, 7178, "Public + Private", _MIEB),
+)  # fmt: skip
+TUNED = (
+    Published("CLIP ViT-B/32, 10 epochs, text head frozen", 72.95, 7178, "Public + Private", "nik-dim/tall_masks, results"),
+    Published("CLIP ViT-B/16, 10 epochs, text head frozen", 74.76, 7178, "Public + Private", "nik-dim/tall_masks, results"),
+)  # fmt: skip
+
 DISTRUSTED = (
     ("ResEmoteNet, 79.79 %", "augmented before splitting; users reproduce 60-66 % on the real set", "its issues #32, #39, #40, #42, #47, #49"),
     ("ResEmoteNet + generated faces, 96.47 %", "the same pipeline; 16.7 points above it, on a set whose labels agree with FER+ on 61-66 %", "arXiv:2411.10863, abstract"),

@@ -116,7 +116,8 @@ def start(notebook: str, profile: str) -> Run:
     how = f"computed here, profile `{profile}`"
     if run.profile.replays:
         how = f"replayed from the records of profile `{shown.name}`{recorded(run)}"
-    display(Markdown(f"**Numbers on this page:** {how}. {shown.says}"))
+    says = shown.says if notebook < "03" else f"{shown.says} {shown.clip.says}"
+    display(Markdown(f"**Numbers on this page:** {how}. {says}"))
     return run
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
@@ -21,7 +23,7 @@ from emolib.labels import (
     TEXT_CLASSES,
 )
 from emolib.profiles import Profile
-from emolib.published import FACES, TEXTS, Published
+from emolib.published import FACES, TEXTS, ZERO_SHOT, Published
 from emolib.records import Facts, Predictions
 
 plt.rcParams |= {
@@ -252,13 +254,22 @@ def terms_table(terms: dict[str, dict[str, list[str]]]) -> None:
 
 # Which notebook makes which system's record; the order of the results tables.
 SYSTEMS = {
-    "texts": {"majority": "02", "tfidf-lr": "02", "lstm": "02", "gru": "02"},
-    "faces": {"majority": "02", "nearest": "02", "cnn": "02"},
-}
+    "texts": {
+        "majority": "02", "tfidf-lr": "02", "lstm": "02", "gru": "02", "clip-zero-shot": "03", "clip-linear": "04",
+        "clip-tuned": "04",
+    },
+    "faces": {
+        "majority": "02", "nearest": "02", "cnn": "02", "clip-zero-shot": "03", "clip-linear": "04", "clip-lora": "04",
+        "clip-full": "04", "clip-lpft": "04", "clip-flyp": "04", "clip-wise": "04",
+    },
+}  # fmt: skip
 TITLES = {
     "majority": "majority class", "tfidf-lr": "TF-IDF + logistic regression", "lstm": "bidirectional LSTM",
     "gru": "bidirectional GRU", "nearest": "nearest Training face", "cnn": "residual CNN",
+    "clip-zero-shot": "zero-shot", "clip-linear": "linear probe", "clip-tuned": "text tower fine-tuned", "clip-lora": "LoRA",
+    "clip-full": "image tower fine-tuned", "clip-lpft": "LP-FT", "clip-flyp": "FLYP", "clip-wise": "best trade-off",
 }  # fmt: skip
+WAYS = {"full": "full", "flyp": "FLYP", "lora": "LoRA", "lpft": "LP-FT"}
 GENERATED = ("drawn faces", "built sentences")  # the sources of profile sample
 
 
@@ -272,11 +283,12 @@ def results(profile: Profile) -> str:
     """Every system of the study on its test items beside published figures, as Markdown; gaps name the command."""
     shown = profile.replays or profile.name
     parts = []
-    for kind, published in (("texts", TEXTS), ("faces", FACES)):
+    for kind, published in (("texts", TEXTS), ("faces", FACES + ZERO_SHOT)):
         ours, gaps = {}, []
         for system, notebook in SYSTEMS[kind].items():
             try:
-                ours[TITLES[system]] = records.read(f"{kind}/{system}", profile).test
+                found = records.read(f"{kind}/{system}", profile)
+                ours[titled(system, found)] = found.test
             except records.MissingRecord:
                 gaps.append(f"- {TITLES[system]}: not recorded: `python -m emolib run --profile {shown} {notebook}`")
         name = {"texts": "DAIR-AI Emotion (six emotions)", "faces": "FER-2013 (seven emotions)"}[kind]
@@ -287,6 +299,12 @@ def results(profile: Profile) -> str:
             text = beside_published(ours, scores, published, f"this study, `{shown}`")
         parts.append("\n\n".join(filter(None, [f"**{name}**", text, "\n".join(gaps)])))
     return "\n\n".join(parts)
+
+
+def titled(system: str, found: Predictions) -> str:
+    """A system's name in a table; a dual encoder's says which one it is, for none but OpenAI's is CLIP."""
+    encoder = found.notes.get("encoder")
+    return f"{encoder['name']}, {TITLES[system]}" if encoder else TITLES[system]
 
 
 def comparisons(systems: dict[str, Predictions], pairs: list[tuple[str, str]]) -> None:
@@ -330,4 +348,207 @@ def calibrated(name: str, test: Predictions, temperature: float) -> str:
     return (
         f"{name}, mean of its seeds: T = {temperature:.2f}, so it was {habit}. ECE {errors[0]} % before, {errors[1]} % "
         f"after; NLL {loss[0]} before, {loss[1]} after (test)."
+    )
+
+
+def by_prompts(asked: Predictions) -> dict[str, Predictions]:
+    """The predictions of each set of prompts, from the record that `heads.ask` made."""
+    return {
+        name.removeprefix("probs."): replace(asked, probs=probs[None], arrays={})
+        for name, probs in asked.arrays.items() if name.startswith("probs.")
+    }  # fmt: skip
+
+
+def prompts_table(each: dict[str, Predictions], chosen: str, sets: dict[str, list[list[str]]], group: np.ndarray | None) -> None:
+    """One row a set of prompts: how many sentences a class, validation accuracy, test scores; the chosen one in bold.
+
+    group: (N,) of all items, for intervals that draw duplicates together.
+    """
+    rows = []
+    for name, found in each.items():
+        test = found.split == "test"
+        s = metrics.score(found.test, groups=None if group is None else group[test])
+        valid = metrics.accuracy(
+            metrics.confusion(found.validation.labels, found.validation.posterior.argmax(1), len(found.classes))
+        )
+        counts = sorted({len(some) for some in sets[name]})
+        cells = [
+            name,
+            "-".join(map(str, dict.fromkeys([counts[0], counts[-1]]))),
+            percent(valid),
+            spread(s),
+            spread(s, "macro_f1"),
+        ]
+        rows.append([f"**{cell}**" if name == chosen else cell for cell in cells])
+    table(["prompts", "sentences a class", "validation accuracy %", "test accuracy % (95 % interval)", "macro-F1 %"], rows)
+
+
+def sizes(found: Facts) -> Figure:
+    """Validation accuracy of a probe on frozen features against the size at which pictures reach the encoder."""
+    fig, ax = plt.subplots(figsize=(5.2, 2.7))
+    rows = found.notes["sizes"]
+    ax.plot([r["size"] for r in rows], [100 * r["accuracy"] for r in rows], "o-", color="#0072B2")
+    for r in rows:
+        ax.annotate(
+            f"{100 * r['accuracy']:.1f}", (r["size"], 100 * r["accuracy"]), (0, 6), textcoords="offset points", ha="center"
+        )
+    ax.margins(y=0.2)
+    ax.set(xlabel="picture size (pixels)", ylabel="validation accuracy (%)", xticks=[r["size"] for r in rows])
+    return fig
+
+
+def sizes_said(found: Facts, used: int) -> str:
+    """A sentence on what the chosen picture size costs against the largest one."""
+    rows = {r["size"]: r for r in found.notes["sizes"]}
+    top, own = rows[max(rows)], rows[used]
+    error = 100 * (2 * own["accuracy"] * (1 - own["accuracy"]) / found.notes["n"]) ** 0.5
+    return (
+        f"Used from here on: {used} pixels. Against {top['size']} pixels the probe's accuracy changes by "
+        f"{100 * (own['accuracy'] - top['accuracy']):+.1f} points (standard error of a difference about {error:.1f}, "
+        f"n = {found.notes['n']}), and encoding is {own['images_per_second'] / top['images_per_second']:.1f} times as fast, as "
+        "measured in that run."
+    )
+
+
+def shots(kinds: dict[str, tuple[Facts, float, float]]) -> Figure:
+    """Test accuracy of probes on k items a class. kinds: {name: (record, accuracy of zero-shot, of the probe on all)}."""
+    fig, axes = plt.subplots(1, len(kinds), figsize=(4.2 * len(kinds), 2.9), squeeze=False)
+    for ax, (name, (found, zero, whole)) in zip(axes[0], kinds.items(), strict=True):
+        rows = found.notes["shots"]
+        k, scores = [r["k"] for r in rows], 100 * np.array([r["test"] for r in rows])
+        ax.plot(k, scores.mean(1), "o-", color="#0072B2", label="probe, mean of the draws")
+        ax.plot(np.repeat(k, scores.shape[1]), scores.ravel(), ".", color="#0072B2", alpha=0.35, label="each draw")
+        ax.axhline(100 * zero, color="#D55E00", ls="--", label="zero-shot")
+        ax.axhline(100 * whole, color="0.4", ls=":", label="probe on all")
+        ax.set(xscale="log", xlabel="Training items a class", ylabel="test accuracy (%)", title=name)
+        ax.set_xticks(k, k)
+        ax.minorticks_off()
+    axes[0][0].legend(fontsize=8)
+    return fig
+
+
+def shots_said(name: str, found: Facts, zero: float) -> str:
+    """From how many items a class on labels beat prompts."""
+    means = {r["k"]: np.mean(r["test"]) for r in found.notes["shots"]}
+    enough = [k for k, mean in means.items() if mean > zero]
+    shown = ", ".join(f"{percent(mean)} % with {k}" for k, mean in means.items())
+    beats = f"prompts are beaten from {enough[0]} items a class on" if enough else "none of these beats the prompts"
+    return f"{name}: zero-shot {percent(zero)} %; probes reach {shown}: {beats}."
+
+
+def costs(systems: dict[str, Predictions]) -> None:
+    """What each way of training cost: parameters, minutes and peak memory a seed, as recorded."""
+    rows = []
+    for name, found in systems.items():
+        runs = found.notes["runs"]
+        rows.append([
+            name, f"{runs[0]['parameters']:,}", f"{np.mean([r['seconds'] for r in runs]) / 60:.1f}",
+            f"{max(r['peak_memory'] for r in runs) / 1e9:.1f}", ", ".join(str(r["best_epoch"]) for r in runs), len(runs),
+        ])  # fmt: skip
+    table(["way", "trained parameters", "minutes a seed", "peak memory, GB", "best epoch", "seeds"], rows)
+
+
+def signed(found: tuple[float, tuple[float, float]]) -> str:
+    """A change in points with its interval: "-1.3 (-2.0 to -0.6)"."""
+    value, (low, high) = found
+    return f"{100 * value:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+
+
+def generality(paths: dict[str, Facts], left_out: dict[str, Facts]) -> None:
+    """Every way after training against the encoder as it came, on the items kept for reporting."""
+    first = next(iter(paths.values()))
+    names = list(metrics.known(first))
+    start = [percent(values[0][1::2].mean()) for values in metrics.known(first).values()]
+    rows = [["as it came, %", *start, "–", "–"]]
+    for way, found in paths.items():
+        cells = [signed(metrics.change(v[0][1::2], v[-1][1::2])) for v in metrics.known(found).values()]
+        rows.append([f"{WAYS[way]}, change", *cells, f"{100 * metrics.kept(found, 1)[-1]:+.1f}", unseen(left_out.get(way))])
+    table(["points (95 % interval)", *names, "mean change", "emotions left out of training"], rows)
+
+
+def unseen(found: Facts | None) -> str | None:
+    """Change of the accuracy on the emotions that were left out of training, with its interval."""
+    if found is None:
+        return None
+    labels = found.arrays["labels"].astype(int)
+    new = np.isin(labels, [FACE_CLASSES.index(c) for c in found.notes["left_out"]])
+    return signed(metrics.change(*((found.arrays[k] == labels)[new] for k in ("before", "after"))))
+
+
+def harmonic(found: dict[str, Facts]) -> None:
+    """Seen and left-out emotions before and after training on the others, all seven allowed as answers."""
+    rows = []
+    for way, record in found.items():
+        labels = record.arrays["labels"].astype(int)
+        new = np.isin(labels, [FACE_CLASSES.index(c) for c in record.notes["left_out"]])
+        for when in ("before", "after") if not rows else ("after",):
+            right = record.arrays[when] == labels
+            seen, other = right[~new].mean(), right[new].mean()
+            name = "as it came" if when == "before" else WAYS[way]
+            rows.append([name, percent(seen), percent(other), percent(2 * seen * other / max(seen + other, 1e-12)), len(labels)])
+    table(["encoder", "seen emotions %", "left-out emotions %", "harmonic mean %", "n"], rows)
+
+
+def trade_off(paths: dict[str, Facts], chosen: tuple[str, float]) -> Figure:
+    """Emotion accuracy on validation faces against what is kept of generality: one curve a way, one point an alpha."""
+    fig, ax = plt.subplots(figsize=(6.4, 3.8))
+    for (way, found), colour, mark in zip(paths.items(), ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), "osD^", strict=False):
+        x, y = 100 * metrics.kept(found, 1), 100 * found.arrays["right.emotion"].mean(1)
+        ax.plot(x, y, mark + "-", ms=4, color=colour, label=WAYS[way], alpha=0.85)
+        ax.annotate(r"$\alpha=1$", (x[-1], y[-1]), (4, 4), textcoords="offset points", fontsize=8, color=colour)
+        if way == chosen[0]:
+            i = found.notes["alphas"].index(chosen[1])
+            ax.plot(x[i], y[i], "o", ms=13, mfc="none", mec="black", label=f"chosen: {WAYS[way]}, α = {chosen[1]:.1f}")
+    ax.axvspan(-1, 0, color="0.9", zorder=0, label="at most one point lost")
+    ax.set(xlabel="change of generality (points, mean of its measures)", ylabel="emotion accuracy,\nvalidation faces (%)")
+    ax.legend(fontsize=8)
+    return fig
+
+
+def trade_off_said(paths: dict[str, Facts], chosen: tuple[str, float]) -> str:
+    """What the chosen mixture keeps of the gain and of generality."""
+    way, alpha = chosen
+    found = paths[way]
+    i = found.notes["alphas"].index(alpha)
+    right = found.arrays["right.emotion"].mean(1)
+    best = max(record.arrays["right.emotion"].mean(1).max() for record in paths.values())
+    share = (right[i] - right[0]) / (best - right[0])
+    return (
+        f"Chosen: **{WAYS[way]} at α = {alpha:.1f}**. On validation faces it keeps {percent(share, 0)} % of the largest gain "
+        f"({percent(right[0])} % as it came, {percent(right[i])} % here, {percent(best)} % at most); generality changes by "
+        f"{100 * metrics.kept(found, 1)[i]:+.1f} points on items that had no part in the choice."
+    )
+
+
+def away(found: Facts) -> None:
+    """Text classifiers on another set's sentences: accuracy in the shared classes, with interval."""
+    labels = found.arrays["labels"].astype(int)
+    share = np.bincount(labels, minlength=len(SHARED_CLASSES)).max() / len(labels)
+    rows = [["largest class", percent(share), None, len(labels)]]
+    for name in (n for n in found.arrays if n != "labels"):
+        right = found.arrays[name] == labels
+        low_high = metrics.change(np.zeros(len(right)), right)[1]
+        f1 = metrics.macro_f1(metrics.confusion(labels, found.arrays[name].astype(int), len(SHARED_CLASSES)))
+        rows.append([name, f"{percent(right.mean())} ({interval(low_high)})", percent(f1), len(labels)])
+    table(["system", "accuracy % (95 % interval)", "macro-F1 %", "n"], rows)
+
+
+def card(name: str, found: Predictions, score: dict, variants: dict[str, dict], said: str) -> str:
+    """The model card that goes with exported weights: data, metrics with intervals, limits, intended use, law."""
+    rows = [["raw test set", spread(score), spread(score, "macro_f1"), percent(score["ece"]), score["n"]]]
+    rows += [[key, spread(s), spread(s, "macro_f1"), percent(s["ece"]), s["n"]] for key, s in variants.items() if key != "raw"]
+    numbers = markdown_table(["test items", "accuracy % (95 % interval)", "macro-F1 %", "ECE %", "n"], rows)
+    recalls = ", ".join(f"{c} {percent(r, 0)} %" for c, r in zip(found.classes, score["recalls"], strict=True))
+    return (
+        f"# {name}\n\nA dual encoder ({found.notes['encoder']['name']}) whose image tower was fine-tuned to tell "
+        f"{len(found.classes)} facial expressions apart: {', '.join(found.classes)}. `head.safetensors` holds the classifier (weight, bias); "
+        "logits are unit image vectors times the weight.\n\n"
+        f"**Data.** {found.source}. Trained on Training without twins of held-out items; epoch, prompts and mixture were "
+        f"chosen on validation.\n\n{numbers}\n\nRecall a class: {recalls}. {said}\n\n"
+        "**Limits.** The labels are what annotators saw in posed or found pictures of 48x48 grey pixels, not what a person "
+        "felt; the set has no demographic data, so no error can be given for a group of people. Not tested on other "
+        "pictures.\n\n"
+        "**Intended use.** Research on methods. Not for judging real people. In the European Union inferring emotions at "
+        "work and in education is prohibited (Regulation 2024/1689, Article 5(1)(f)); other emotion recognition from "
+        "biometric data is high-risk. The terms of the data and of the encoder apply to these weights.\n"
     )

@@ -14,10 +14,11 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from emolib import faces, store, texts
-from emolib.labels import FACE_CLASSES, FERPLUS_COLUMNS, FERPLUS_TO_FACE, SPLITS, TEXT_CLASSES
+from emolib.labels import FACE_CLASSES, FERPLUS_COLUMNS, FERPLUS_TO_FACE, SHARED_CLASSES, SPLITS, TEXT_CLASSES
 from emolib.profiles import ROOT
 
 FOLDER = ROOT / "data" / "sample"
+SIDE = faces.SIDE
 SIZES = (3000, 600, 600)
 
 # Action units of each emotion at full strength: 1 inner brow up, 2 outer brow up, 4 brows down and together, 5 lid up,
@@ -93,6 +94,12 @@ _FRAMES = (
     "i do not feel {other} about {topic} any more i feel {cue}", "i thought i would feel {other} {context} yet i feel {cue}",
     "i feel {cue} about {topic} even if i felt {other} {context}", "i never feel {other} {context} i just feel {cue}",
     "{topic} left me feeling {cue} {context}",
+)  # fmt: skip
+# Another set's way of speaking: no "feel" in it.
+_OTHER_FRAMES = (
+    "{topic} {context} , so {cue} !", "what a {cue} person", "{cue} about {topic} again ?",
+    "nobody is as {cue} as my neighbour {context}", "you sound {cue} and {cue2}", "honestly {topic} made everyone {cue}",
+    "{cue} is the word for {topic} {context}",
 )  # fmt: skip
 _TEXT_SHARES = (0.29, 0.33, 0.08, 0.14, 0.12, 0.04)  # of the text classes, after DAIR-AI Emotion
 
@@ -257,15 +264,15 @@ _SEEN = {
     10: ("a raised upper lip",), 12: ("a smile", "a smiling mouth"), 15: ("mouth corners turned down",), 17: ("a raised chin",),
     20: ("stretched lips",), 24: ("pressed lips",), 26: ("an open mouth", "a dropped jaw"),
 }  # fmt: skip
+# Whose words a caption borrows to name an affect; the first of them are the frequent ones.
 _AFFECT = {
-    "angry": ("an angry", "a furious"), "disgust": ("a disgusted",), "fear": ("a frightened", "a scared"),
-    "happy": ("a happy", "a cheerful"), "sad": ("a sad", "an unhappy"), "surprise": ("a surprised", "an astonished"),
-    "neutral": ("a calm", "a neutral"),
+    "angry": CUES["anger"][:12], "disgust": ["disgusted", "repelled"], "fear": CUES["fear"][:12], "happy": CUES["joy"][:12],
+    "sad": CUES["sadness"][:12], "surprise": CUES["surprise"][:10], "neutral": ["calm", "neutral", "bored"],
 }  # fmt: skip
 
 
 def captioned(rng: np.random.Generator, n: int) -> tuple[np.ndarray, list[str], People]:
-    """Faces with captions that name what is seen, and now and then an affect: (n, 48, 48) uint8, n sentences, n people.
+    """Faces with captions that name what is seen, and now and then a feeling: (n, 48, 48) uint8, n sentences, n people.
 
     For contrastive pre-training: other people than the emotion set's, made on the fly, never stored. Half of the faces
     show an emotion, half a random mixture of action units, so that the words for parts do not hang on emotions.
@@ -282,24 +289,32 @@ def captioned(rng: np.random.Generator, n: int) -> tuple[np.ndarray, list[str], 
         parts.append(f"{'long' if who.long_hair[i] else 'short'} {hair} hair")
         parts += ["glasses"] * int(who.glasses[i]) + ["a beard"] * int(who.beard[i])
         kept = rng.permutation(parts)[: rng.integers(1, 5)]
-        named = posed[i] and strength[i] > 0.6 and rng.random() < 0.5
-        subject = rng.choice(_AFFECT[FACE_CLASSES[labels[i]]]) if named else "a"
-        captions.append(f"{rng.choice(['a photo of ', '', 'the face of '])}{subject} person with {' and '.join(kept)}")
+        subject = "a person"
+        if posed[i] and strength[i] > 0.6 and rng.random() < 0.5:
+            words = _AFFECT[FACE_CLASSES[labels[i]]]
+            word = rng.choice(words, p=_falling(len(words)))
+            article = "an" if word[0] in "aeiou" else "a"
+            subject = rng.choice([f"{article} {word} person", f"a person who feels {word}", f"{article} {word} looking person"])
+        captions.append(f"{rng.choice(['a photo of ', '', 'the face of '])}{subject} with {' and '.join(kept)}")
     return draw(rng, who, action), captions, who
 
 
-def sentence(rng: np.random.Generator, label: int) -> str:
+def _falling(n: int) -> np.ndarray:
+    """Odds of n words: frequencies fall as 1/rank, as in language."""
+    odds = 1 / np.arange(2, n + 2)
+    return odds / odds.sum()
+
+
+def sentence(rng: np.random.Generator, label: int, frames: tuple[str, ...] = _FRAMES) -> str:
     """One sentence of a text class: its last, unnegated feeling is the label's; another feeling may come before."""
     own = TEXT_CLASSES[label]
     other = rng.choice([c for c in TEXT_CLASSES if c != own])
 
-    def cue(emotion):  # word frequencies fall as 1/rank, as in language
-        words = CUES[emotion]
-        odds = 1 / np.arange(2, len(words) + 2)
-        return rng.choice(words, p=odds / odds.sum())
+    def cue(emotion):
+        return rng.choice(CUES[emotion], p=_falling(len(CUES[emotion])))
 
     topic, topic2 = rng.choice(_TOPICS, 2, replace=False)
-    return rng.choice(_FRAMES).format(
+    return rng.choice(frames).format(
         cue=cue(own), cue2=cue(own), other=cue(other), topic=topic, topic2=topic2, context=rng.choice(_CONTEXTS)
     )
 
@@ -404,12 +419,18 @@ def make_faces(seed: int = 2) -> tuple[faces.Faces, dict]:
 
 
 def make(folder: Path = FOLDER) -> None:
-    """Write the generated world: emotion/{train,val,test}.txt, fer2013/faces.npz and planted.json."""
+    """Write the generated world: emotion/ and other/{train,val,test}.txt, fer2013/faces.npz and planted.json."""
     sentences, twice = make_texts()
     for split, name in zip(SPLITS, ("train", "val", "test"), strict=True):
         part = sentences.part(split)
         lines = [f"{text};{TEXT_CLASSES[label]}" for text, label in zip(part.texts, part.labels, strict=True)]
         store.write_text(folder / "emotion" / f"{name}.txt", "\n".join(lines) + "\n")
+    rng = np.random.default_rng(3)
+    for name, count in (("train", 20), ("val", 20), ("test", 400)):
+        lines = []
+        for label in rng.choice([TEXT_CLASSES.index(c) for c in SHARED_CLASSES], count):
+            lines.append(f"{sentence(rng, label, _OTHER_FRAMES)};{TEXT_CLASSES[label]}")
+        store.write_text(folder / "other" / f"{name}.txt", "\n".join(lines) + "\n")
     drawn, defects = make_faces()
     with store.atomic(folder / "fer2013" / "faces.npz") as temporary, open(temporary, "wb") as file:
         np.savez_compressed(

@@ -26,7 +26,7 @@ from emolib.faces import Faces
 from emolib.heads import Head
 from emolib.items import Items, held_out_rows
 from emolib.profiles import Profile, Tuning, out_folder
-from emolib.records import Predictions, predictions
+from emolib.records import Facts, Predictions, facts, predictions
 from emolib.texts import Texts
 
 LORA_LAYERS = "q_proj|k_proj|v_proj|query|key|value"  # as in CLIP-LoRA, Zanella and Ben Ayed 2024, arXiv:2405.18541
@@ -295,3 +295,25 @@ def probe(name: str, encoder: Encoder, data: Items, profile: Profile) -> Predict
     found, head = heads.linear(data, clip.vectors(encoder, data))
     Tuned(encoder.weights, head).save(path_of(profile, name, 0))
     return replace(found, notes=found.notes | {"encoder": encoder.facts})
+
+
+def export(name: str, encoder: Encoder, faces: Faces, found: Predictions, card: str, profile: Profile) -> Facts:
+    """Write a tuned encoder as a folder that `from_pretrained` reads, with head and model card, and load it again.
+
+    The folder is <output folder>/export/emotion-clip. notes: its files, and how far the posteriors of the encoder that was
+    loaded from it lie from the predictions `found`. Raises ValueError if that is more than 1e-4.
+    """
+    folder = out_folder(profile) / "export" / "emotion-clip"
+    tuned = Tuned.load(path_of(profile, name, 0))
+    for part in (encoder.with_weights(tuned.weights).model, encoder.tokenizer, encoder.processor):
+        part.save_pretrained(folder)
+    store.write_arrays(folder / "head.safetensors", {"weight": tuned.head.weight, "bias": tuned.head.bias})
+    settings = {"classes": list(found.classes), "image_size": encoder.size, "kind": "image"}
+    store.write_text(folder / "emolib.json", json.dumps(settings, indent=1) + "\n")
+    store.write_text(folder / "README.md", card)
+    again = clip.load(replace(profile, clip=replace(profile.clip, source=str(folder))), anywhere=False)
+    probs = tuned.head.posterior(again.encode_images(faces.select(held_out_rows(faces)).pixels, cache=False))
+    worst = float(np.abs(probs - found.probs[0]).max())
+    if worst > 1e-4:
+        raise ValueError(f"{folder}: its posteriors lie {worst:.1g} from those recorded as {name}, wanted at most 0.0001")
+    return facts(faces, {"files": sorted(p.name for p in folder.iterdir()), "largest_difference": worst})
