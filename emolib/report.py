@@ -541,8 +541,8 @@ def card(name: str, found: Predictions, score: dict, variants: dict[str, dict], 
     recalls = ", ".join(f"{c} {percent(r, 0)} %" for c, r in zip(found.classes, score["recalls"], strict=True))
     return (
         f"# {name}\n\nA dual encoder ({found.notes['encoder']['name']}) whose image tower was fine-tuned to tell "
-        f"{len(found.classes)} facial expressions apart: {', '.join(found.classes)}. `head.safetensors` holds the classifier (weight, bias); "
-        "logits are unit image vectors times the weight.\n\n"
+        f"{len(found.classes)} facial expressions apart: {', '.join(found.classes)}. `head.safetensors` holds the "
+        "classifier (weight, bias); logits are unit image vectors times the weight.\n\n"
         f"**Data.** {found.source}. Trained on Training without twins of held-out items; epoch, prompts and mixture were "
         f"chosen on validation.\n\n{numbers}\n\nRecall a class: {recalls}. {said}\n\n"
         "**Limits.** The labels are what annotators saw in posed or found pictures of 48x48 grey pixels, not what a person "
