@@ -139,6 +139,8 @@ class Encoder:
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token numbers of each text, cut at the longest length that the encoder takes; says on stderr how many were cut."""
+        if not len(texts):
+            return []
         limit = min(self.tokenizer.model_max_length, self.model.config.text_config.max_position_embeddings)
         whole = self.tokenizer(list(texts), verbose=False)["input_ids"]
         if cut := sum(len(tokens) > limit for tokens in whole):

@@ -16,7 +16,7 @@ from emolib.labels import SPLITS
 from emolib.profiles import Frozen, Profile
 from emolib.records import Facts, Predictions, facts, predictions
 
-STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
+STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,8 @@ def probe(vectors: np.ndarray, labels: np.ndarray, classes: int, strength: float
     spread = np.sqrt(vectors.shape[1])
     fitted = LogisticRegression(C=strength, max_iter=500, tol=1e-5).fit(vectors.astype(np.float64) * spread, labels)
     weight, bias = np.zeros((classes, vectors.shape[1])), np.full(classes, -30.0)
-    if len(fitted.classes_) == 2:  # scikit-learn keeps one row for two classes
-        weight[fitted.classes_], bias[fitted.classes_] = [-fitted.coef_[0] * spread, fitted.coef_[0] * spread], 0.0
-        bias[fitted.classes_[1]] = fitted.intercept_[0]
+    if len(fitted.classes_) == 2:  # scikit-learn keeps one row for two classes, the odds of the second
+        weight[fitted.classes_[1]], bias[fitted.classes_] = fitted.coef_[0] * spread, [0.0, fitted.intercept_[0]]
     else:
         weight[fitted.classes_], bias[fitted.classes_] = fitted.coef_ * spread, fitted.intercept_
     return Head(weight, bias)

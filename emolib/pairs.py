@@ -80,7 +80,8 @@ class Captioned:
 
 
 def captioned(profile: Profile) -> Captioned:
-    """Genuine pairs to measure retrieval on, none of them trained on: MSED's test set; in `sample` drawn people.
+    """Genuine pairs to measure retrieval on, none of them trained on: MSED's test set, or as many of it as the profile says
+    (the first of a fixed shuffle); in `sample` drawn people.
 
     MSED (Jia et al. 2022): EMOLIB_DATA/msed/test.parquet with columns image, caption, desire. Raises MissingData.
     """
@@ -99,5 +100,6 @@ def captioned(profile: Profile) -> Captioned:
     table = pd.read_parquet(path, columns=["image", "caption", "desire"])
     if len(bad := np.flatnonzero(table.caption.str.strip() == "")):
         raise DataError(f"{path}, row {bad[0]}: the caption is empty, wanted a sentence")
+    table = table.iloc[np.random.default_rng(0).permutation(len(table))[: profile.generality.pairs]]
     pictures = [cell["bytes"] for cell in table.image]
-    return Captioned(pictures, table.caption.tolist(), table.desire.to_numpy(str), "MSED test")
+    return Captioned(pictures, table.caption.tolist(), table.desire.to_numpy(str), f"MSED test, {len(table)} pairs")

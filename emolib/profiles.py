@@ -92,6 +92,7 @@ class Generality:
 
     alphas: tuple[float, ...] = tuple(i / 10 for i in range(11))  # of WiSE-FT: 0 is the encoder as it came
     faces: int | None = None  # validation faces judged at each alpha; None is all of them
+    pairs: int | None = None  # pictures with captions for retrieval; None is all of them
     left_out: tuple[str, ...] = ("happy", "fear")  # emotions without training, one easy and one hard
     left_out_rows: int | None = None  # Training faces of those runs; None is all of them
 
@@ -199,9 +200,9 @@ PROFILES = {
         Profile(
             "mini",
             "The real DAIR-AI Emotion and FER-2013 sets; baselines sized for two CPU cores.",
-            lstm=_TEXT, gru=_TEXT, cnn=_CNN, clip=_MINI_CLIP, **_ways(1e-4, epochs=2, patches=0.4),
-            texts=_tuning(1e-4, epochs=3), pairs=_tuning(1e-4, epochs=2, patches=0.4),
-            frozen=Frozen(sizes=(112, 144, 160, 192, 224)), generality=Generality(faces=1000, left_out_rows=2500),
+            lstm=_TEXT, gru=_TEXT, cnn=_CNN, clip=_MINI_CLIP, **_ways(1e-4, epochs=1, patches=0.4),
+            texts=_tuning(1e-4, epochs=2), pairs=_tuning(1e-4, epochs=1, patches=0.4),
+            frozen=Frozen(sizes=(112, 144, 160, 192, 224)), generality=Generality(faces=800, pairs=1000, left_out_rows=2000),
         ),
         Profile(
             "full",

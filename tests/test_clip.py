@@ -107,7 +107,8 @@ def test_other_sizes_interpolate_the_position_embeddings(checkpoints, sample_fac
     with torch.inference_mode():
         wanted = larger.model.get_image_features(larger.grey(torch.from_numpy(faces)), interpolate_pos_encoding=True)
     assert np.allclose(larger.encode_images(faces, cache=False), clip.unit(wanted).numpy(), atol=1e-6)
-    assert (larger.encode_images(faces, cache=False) * native.encode_images(faces, cache=False)).sum(1).min() > 0.5
+    alike = (larger.encode_images(faces, cache=False) * native.encode_images(faces, cache=False)).sum(1)
+    assert 0.5 < alike.mean() < 0.999
     with pytest.raises(ValueError, match="takes pictures of 48 pixels only, wanted 64"):
         clip.load(profile_for(checkpoints / "dual", image_size=64))
 

@@ -28,7 +28,7 @@ def test_the_zero_shot_head_is_the_nearest_class_direction(encoder, sample_faces
     assert np.array_equal(head.posterior(vectors).argmax(1), by_hand.argmax(1))
     odds = np.exp(encoder.scale * by_hand)
     assert np.allclose(head.posterior(vectors), odds / odds.sum(1, keepdims=True), atol=1e-5)
-    assert np.isclose(encoder.scale, np.exp(float(encoder.model.logit_scale)))
+    assert np.isclose(encoder.scale, np.exp(encoder.model.logit_scale.item()))
 
 
 def test_every_class_has_prompts_of_its_own():
