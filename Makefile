@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint nbval publish full clean
+.PHONY: help setup run test lint nbval publish bench full clean
 
 help: ## print this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -34,6 +34,11 @@ nbval: setup ## recompute the committed notebooks and compare every output
 
 publish: setup ## re-execute the committed notebooks, clean them, rewrite figures and the README table
 	$(BIN)/python -m emolib publish
+
+BENCH ?= sample
+bench: setup ## measure encoding and fine-tuning, all in one run (BENCH=mini or full for other encoders)
+	$(BIN)/python tests/bench_clip.py --profile $(BENCH)
+	$(BIN)/python tests/bench_clip.py --profile $(BENCH) --tune
 
 full: setup ## record what exists of the study on one GPU (needs the data sets; not run yet)
 	$(BIN)/python -m emolib run --profile full --record

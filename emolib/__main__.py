@@ -26,6 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
     run.add_argument("--fresh", action="store_true", help="compute anew what an earlier run has already recorded")
     run.add_argument("--record", action="store_true", help="copy the run's records to data/records/PROFILE when all passed")
+    tune = commands.add_parser("tune", help="train one way only, e.g. with several GPUs: accelerate launch -m emolib tune full")
+    tune.add_argument("way", choices=("full", "flyp", "lora", "lpft"))
+    tune.add_argument("--profile", required=True, choices=[name for name, p in PROFILES.items() if not p.replays])
     table = commands.add_parser("table", help="print the results table (Markdown) from the records")
     table.add_argument("--profile", default="published", choices=PROFILES, help="default: %(default)s")
     commands.add_parser("publish", help="re-execute the committed notebooks, rewrite figures and the README table")
@@ -49,12 +52,25 @@ def main(arguments: list[str] | None = None) -> int:
         for path in page.publish(find([])):
             print(path.relative_to(ROOT))
         return 0
+    if chosen.command == "tune":
+        return tune_only(chosen.way, profiles.get(chosen.profile))
     if chosen.command == "table":
         from emolib import report
 
         print(report.results(profiles.get(chosen.profile)))
         return 0
     return run_notebooks(chosen)
+
+
+def tune_only(way: str, profile: Profile) -> int:
+    """Leave the finished checkpoints of one way, for `run 04` to take up: the part that several processes can share."""
+    from emolib import clip, faces, prompts, tuning
+
+    asked = prompts.FACES[records.read("faces/clip-zero-shot", profile).notes["prompts"]]
+    job = tuning.way(way, clip.load(profile), faces.prepare(profile), asked, profile)
+    for seed in job.config.seeds:
+        tuning.fit(job, profile, seed)
+    return 0
 
 
 def find(numbers: list[str]) -> list[Path]:

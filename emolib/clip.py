@@ -13,6 +13,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ class MissingModel(FileNotFoundError):
 
 
 def load(profile: Profile, *, anywhere: bool = True) -> Encoder:
-    """The profile's dual encoder with its tokenizer and image processor; EMOLIB_CLIP names another folder or Hub id.
+    """The profile's dual encoder with its tokenizer and image processor; EMOLIB_CLIP names another (FOLDER, ID@REVISION).
 
     `CLIPModel`, `SiglipModel`, `VisionTextDualEncoderModel` and whatever else has get_image_features and
     get_text_features; `anywhere=False` heeds no EMOLIB_CLIP. Safetensors only, no code from the Hub. Raises MissingModel
@@ -65,7 +66,8 @@ def locate(profile: Profile, *, anywhere: bool) -> tuple[str, str | None]:
     """Folder or Hub id of the profile's checkpoint, and the Hub revision."""
     named = os.environ.get("EMOLIB_CLIP")
     if named and anywhere and not profile.data.generated:
-        return named, None
+        name, _, revision = named.partition("@")  # ID@REVISION pins a Hub id
+        return (named, None) if Path(named).is_dir() else (name, revision or None)
     source = profile.clip.source
     for folder in (ROOT / source, profiles.data_folder() / source):
         if folder.is_dir():
@@ -106,6 +108,7 @@ class Encoder:
         other = copy.copy(self)
         other.model = copy.deepcopy(self.model)
         other.model.load_state_dict(state)
+        other.__dict__.pop("fingerprint", None)
         return other
 
     @property
@@ -113,9 +116,9 @@ class Encoder:
         """The model's tensors by name."""
         return {k: v.detach().cpu() for k, v in self.model.state_dict().items()}
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of all weights: equal for equal weights, whatever file they came from."""
+        """SHA-256 of all weights: equal for equal weights, whatever file they came from. An encoder's weights do not change."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.weights.items()):
             digest.update(name.encode() + tensor.contiguous().numpy().tobytes())

@@ -41,19 +41,16 @@ def tasks(profile: Profile) -> dict[str, tuple]:
     `sample`: glasses, beard and long hair of drawn people. `mini`: which desire a picture of MSED speaks of (not an emotion,
     though not far from one). `full`: CIFAR-10 as well.
     """
+    known = pairs.captioned(profile)
     if profile.data.generated:
-        from emolib import sample
-
-        pixels, _, who = sample.captioned(np.random.default_rng(78), 300)
         asked = {
-            "glasses": (who.glasses, ["a person with short hair", "a person"], ["a person with glasses", "a face with glasses"]),
-            "beard": (who.beard, ["a person with short hair", "a person"], ["a person with a beard", "a face with a beard"]),
-            "long hair": (who.long_hair, ["a person with short hair"], ["a person with long hair"]),
+            "glasses": (["a person with short hair", "a person"], ["a person with glasses", "a face with glasses"]),
+            "beard": (["a person with short hair", "a person"], ["a person with a beard", "a face with a beard"]),
+            "long hair": (["a person with short hair"], ["a person with long hair"]),
         }
-        return {name: (pixels, truth.astype(int), [no, yes]) for name, (truth, no, yes) in asked.items()}
-    found, msed = {}, pairs.captioned(profile)
-    rows = np.flatnonzero(np.isin(msed.tags, DESIRES))
-    labels = np.array([DESIRES.index(tag) for tag in msed.tags[rows]])
+        return {name: (np.arange(len(known)), known.tags[:, i], both) for i, (name, both) in enumerate(asked.items())}
+    found, rows = {}, np.flatnonzero(np.isin(known.tags, DESIRES))
+    labels = np.array([DESIRES.index(tag) for tag in known.tags[rows]])
     asked = [[f"a photo that shows {d}", f"a photo about {d}", d] for d in (d.replace("-", " ") for d in DESIRES)]
     found["desire (MSED)"] = (rows, labels, asked)
     if profile.clip.revision:  # a profile that may ask the Hub
@@ -73,12 +70,12 @@ def cifar() -> tuple:
 def measure(encoder: Encoder, profile: Profile) -> dict[str, np.ndarray]:
     """What one encoder knows: "ranks" (2, N) of `pairs.captioned`, and for each task which items it gets right, (M,) bool."""
     genuine = pairs.captioned(profile)
-    images = encoder.encode_images(pictures_of(genuine.pictures))
+    images = encoder.encode_images(genuine.pictures)
     found = {"ranks": ranks(images, encoder.encode_texts(genuine.texts)).astype(np.int16)}
     for name, (pictures, labels, asked) in tasks(profile).items():
         # Pictures that were encoded just now are not encoded again.
         rows = pictures if isinstance(pictures, np.ndarray) and pictures.ndim == 1 else None
-        features = images[rows] if rows is not None else encoder.encode_images(pictures_of(pictures))
+        features = images[rows] if rows is not None else encoder.encode_images(pictures)
         found[f"right.{name}"] = heads.zero_shot(encoder, asked).posterior(features).argmax(1) == labels
     return found
 
@@ -104,12 +101,6 @@ def along(
             found.setdefault(name, []).append(value)
     arrays = {name: np.stack(values).astype(np.int16 if name == "ranks" else bool) for name, values in found.items()}
     return facts(faces, {"alphas": list(config.alphas), "pairs": pairs.captioned(profile).source}, arrays)
-
-
-def pictures_of(pictures):
-    """Grey arrays of one size as one array, which is quicker; other pictures as they are."""
-    grey = len(pictures) and all(isinstance(p, np.ndarray) and p.ndim == 2 and p.shape == pictures[0].shape for p in pictures)
-    return np.stack(pictures) if grey else pictures
 
 
 def seen_only(faces: Faces, left_out: tuple[str, ...]) -> Faces:
@@ -145,7 +136,7 @@ def left_out(way: str, encoder: Encoder, faces: Faces, asked: list[list[str]], p
     config, test = profile.generality, faces.part("test")
     stay = [i for i, c in enumerate(faces.classes) if c not in config.left_out]
     some, name = few(seen_only(faces, config.left_out), config.left_out_rows), f"generality/left-out-{way}"
-    trained = tuning.tune_faces(way, encoder, some, [asked[i] for i in stay], profile, name=name)
+    trained = tuning.tune(tuning.way(way, encoder, some, [asked[i] for i in stay], profile, step=name), profile)
     after = encoder.with_weights(Tuned.load(tuning.path_of(profile, name, getattr(profile, way).seeds[0])).weights)
     answers = {
         key: heads.zero_shot(e, asked).posterior(e.encode_images(test.pixels)).argmax(1).astype(np.int8)

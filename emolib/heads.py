@@ -50,7 +50,7 @@ def probe(vectors: np.ndarray, labels: np.ndarray, classes: int, strength: float
     A class without a training item gets the bias -30: it is never chosen. A linear probe as in arXiv:2103.00020.
     """
     spread = np.sqrt(vectors.shape[1])
-    fitted = LogisticRegression(C=strength, max_iter=500, tol=1e-5).fit(vectors.astype(np.float64) * spread, labels)
+    fitted = LogisticRegression(C=strength, max_iter=300).fit(vectors.astype(np.float64) * spread, labels)
     weight, bias = np.zeros((classes, vectors.shape[1])), np.full(classes, -30.0)
     if len(fitted.classes_) == 2:  # scikit-learn keeps one row for two classes, the odds of the second
         weight[fitted.classes_[1]], bias[fitted.classes_] = fitted.coef_[0] * spread, [0.0, fitted.intercept_[0]]

@@ -65,12 +65,13 @@ def _distinct(data: Faces | Texts, split: str, classes: list[str], rng: np.rando
 
 @dataclass(frozen=True)
 class Captioned:
-    """Pictures with what was written about them. pictures: N encoded pictures or arrays; texts: N sentences.
+    """Pictures with what was written about them. pictures: N encoded pictures, or (N, H, W) uint8; texts: N sentences.
 
-    tags: (N,) str, what else is known of each picture ("" where nothing), for tasks that are not emotion.
+    tags: what else is known of each picture, for tasks that are not emotion: MSED's desire (N,), or of drawn people
+    whether they wear glasses, a beard, long hair (N, 3).
     """
 
-    pictures: list
+    pictures: list | np.ndarray
     texts: list[str]
     tags: np.ndarray
     source: str
@@ -88,8 +89,9 @@ def captioned(profile: Profile) -> Captioned:
     if profile.data.generated:
         from emolib import sample
 
-        pixels, texts, _ = sample.captioned(np.random.default_rng(77), 300)
-        return Captioned(list(pixels), texts, np.full(len(texts), ""), "drawn people with captions")
+        pixels, texts, who = sample.captioned(np.random.default_rng(77), profile.generality.pairs)
+        worn = np.stack([who.glasses, who.beard, who.long_hair], 1).astype(int)
+        return Captioned(pixels, texts, worn, "drawn people with captions")
     path = profiles.data_folder() / "msed" / "test.parquet"
     if not path.exists():
         raise MissingData(

@@ -172,6 +172,7 @@ def _ways(rate: float, *, epochs: int, **more) -> dict[str, Tuning]:
     }
 
 
+_COARSE = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 _SAMPLE_CLIP = Clip("data/sample/clip-tiny", "Its encoder is a tiny CLIP, pre-trained on drawn people with captions.")
 _MINI_CLIP = Clip(
     "clip-mini",
@@ -195,14 +196,16 @@ PROFILES = {
             lstm=_SAMPLE_TEXT, gru=_SAMPLE_TEXT, cnn=_SAMPLE_CNN, clip=_SAMPLE_CLIP,
             **_ways(1e-3, epochs=2, augment=0.2, erase=0.0), texts=_tuning(1e-3, epochs=2),
             pairs=_tuning(1e-3, epochs=2, augment=0.2, erase=0.0),
-            frozen=Frozen(sizes=(32, 48, 64), size_rows=500), generality=Generality(faces=300, left_out_rows=800),
+            frozen=Frozen(sizes=(32, 48, 64), size_rows=500, shot_seeds=3),
+            generality=Generality(alphas=_COARSE, faces=200, pairs=200, left_out_rows=800),
         ),
         Profile(
             "mini",
             "The real DAIR-AI Emotion and FER-2013 sets; baselines sized for two CPU cores.",
             lstm=_TEXT, gru=_TEXT, cnn=_CNN, clip=_MINI_CLIP, **_ways(1e-4, epochs=1, patches=0.4),
             texts=_tuning(1e-4, epochs=2), pairs=_tuning(1e-4, epochs=1, patches=0.4),
-            frozen=Frozen(sizes=(112, 144, 160, 192, 224), size_rows=1500), generality=Generality(faces=800, pairs=1000, left_out_rows=2000),
+            frozen=Frozen(sizes=(112, 144, 160, 192, 224), size_rows=1500),
+            generality=Generality(alphas=_COARSE, faces=800, pairs=1000, left_out_rows=1500),
         ),
         Profile(
             "full",

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -110,6 +111,7 @@ def facts(data: Items, notes: dict, arrays: dict | None = None) -> Facts:
 def start(notebook: str, profile: str) -> Run:
     """Begin a notebook: prints one line that says which data and which profile its numbers come from."""
     run = Run(notebook, profiles.get(profile))
+    code()
     from IPython.display import Markdown, display
 
     shown = profiles.get(run.profile.replays or profile)
@@ -269,13 +271,18 @@ def publish(profile: Profile, notebooks: list[str]) -> Path:
     return target
 
 
+@cache
+def code() -> dict:
+    """The commit that a process began with, and how many files differed from it then; later commits are not its code."""
+    changed = _git("status", "--porcelain", "--untracked-files=no", "emolib", "notebooks").splitlines()
+    return {"commit": _git("rev-parse", "--short=12", "HEAD") or "unknown", "changed_files": len(changed)}
+
+
 def provenance() -> dict:
     """Code, versions, machine and date of a computation."""
     torch = sys.modules.get("torch")
     packages = ("numpy", "scikit-learn", "torch", "transformers", "accelerate")
-    return {
-        "commit": _git("rev-parse", "--short=12", "HEAD") or "unknown",
-        "changed_files": len(_git("status", "--porcelain", "--untracked-files=no", "emolib", "notebooks").splitlines()),
+    return code() | {
         "versions": {"python": platform.python_version()} | {p: metadata.version(p) for p in packages},
         "device": torch.cuda.get_device_name(0) if torch and torch.cuda.is_available() else f"CPU, {platform.machine()}",
         "threads": torch.get_num_threads() if torch else 1,

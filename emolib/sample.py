@@ -274,28 +274,28 @@ _AFFECT = {
 def captioned(rng: np.random.Generator, n: int) -> tuple[np.ndarray, list[str], People]:
     """Faces with captions that name what is seen, and now and then a feeling: (n, 48, 48) uint8, n sentences, n people.
 
-    For contrastive pre-training: other people than the emotion set's, made on the fly, never stored. Half of the faces
-    show an emotion, half a random mixture of action units, so that the words for parts do not hang on emotions.
+    For contrastive pre-training: other people than the emotion set's, made on the fly, never stored. Six in ten faces
+    show an emotion, the others a random mixture of action units, so that the words for parts do not hang on emotions.
     """
     who, labels = people(rng, n), rng.integers(0, len(FACE_CLASSES), n)
     action, strength = units(rng, labels)
-    posed = rng.random(n) < 0.5
+    posed = rng.random(n) < 0.6
     mixture = (rng.random(action.shape) < 0.18) * rng.uniform(0.6, 1.0, action.shape)
     action = np.where(posed[:, None], action, mixture)
     captions = []
     for i in range(n):
-        parts = [rng.choice(_SEEN[unit]) for unit, amount in zip(UNITS, action[i], strict=True) if amount > 0.5]
+        seen = [rng.choice(_SEEN[unit]) for unit, amount in zip(UNITS, action[i], strict=True) if amount > 0.5]
         hair = "blond" if who.tone[i] > 0.6 else "brown" if who.tone[i] > 0.3 else "dark"
-        parts.append(f"{'long' if who.long_hair[i] else 'short'} {hair} hair")
-        parts += ["glasses"] * int(who.glasses[i]) + ["a beard"] * int(who.beard[i])
-        kept = rng.permutation(parts)[: rng.integers(1, 5)]
+        worn = [f"{'long' if who.long_hair[i] else 'short'} {hair} hair"]
+        worn += ["glasses"] * int(who.glasses[i]) + ["a beard"] * int(who.beard[i])
+        parts = [*rng.permutation(seen)[: rng.integers(1, 5)], *rng.permutation(worn)[: rng.integers(0, 3)]] or worn[:1]
         subject = "a person"
-        if posed[i] and strength[i] > 0.6 and rng.random() < 0.5:
+        if posed[i] and strength[i] > 0.5 and rng.random() < 0.6:
             words = _AFFECT[FACE_CLASSES[labels[i]]]
             word = rng.choice(words, p=_falling(len(words)))
             article = "an" if word[0] in "aeiou" else "a"
             subject = rng.choice([f"{article} {word} person", f"a person who feels {word}", f"{article} {word} looking person"])
-        captions.append(f"{rng.choice(['a photo of ', '', 'the face of '])}{subject} with {' and '.join(kept)}")
+        captions.append(f"{rng.choice(['a photo of ', '', 'the face of '])}{subject} with {' and '.join(rng.permutation(parts))}")
     return draw(rng, who, action), captions, who
 
 

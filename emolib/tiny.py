@@ -20,8 +20,8 @@ from emolib.labels import TEXT_CLASSES
 from emolib.profiles import Clip, Fit, Profile
 
 FOLDER = sample.FOLDER / "clip-tiny"
-PEOPLE, HELD_OUT, WORDS = 16_000, 256, 600
-FIT = Fit(epochs=14, batch_size=128, learning_rate=1.5e-3, weight_decay=0.05, warmup=0.1, label_smoothing=0.0, patience=99)
+PEOPLE, HELD_OUT, WORDS = 24_000, 256, 600
+FIT = Fit(epochs=16, batch_size=128, learning_rate=2e-3, weight_decay=0.05, warmup=0.1, label_smoothing=0.0, patience=99)
 
 
 class Contrast(nn.Module):

@@ -166,6 +166,8 @@ def fit(
     if state := load_checkpoint(checkpoint, key):
         history, seconds_before, best = restore(state, bare, average, optimizer)
         print(f"{checkpoint.stem}: resumed after epoch {len(history)}", file=sys.stderr)
+    if acc.num_processes > 1 and acc.is_main_process:
+        print(f"{checkpoint.stem}: training in {acc.num_processes} processes", file=sys.stderr)
     for epoch in range(len(history), config.epochs):
         if stopped(history, config.patience):
             break

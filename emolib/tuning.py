@@ -7,6 +7,7 @@ be measured of each, and of each mixture with the encoder as it came (WiSE-FT).
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import resource
 import sys
@@ -224,45 +225,63 @@ class PairBatches:
 BATCHES = {"image": FaceBatches, "text": TextBatches, "pair": PairBatches}
 
 
-def tune(
-    name: str, encoder: Encoder, kind: str, data: Items, head: Head, config: Tuning, profile: Profile, *,
-    train_head: bool = False, prompts: list[list[str]] | None = None,
-) -> Predictions:  # fmt: skip
-    """Train an encoder's tower further, once a seed, and keep the weights beside the predictions.
+@dataclass(frozen=True)
+class Job:
+    """One training: which encoder learns what, from where.
 
     name: of the step. kind: "image" (data: Faces), "text" (Texts), "pair" (pairs.Pairs). head: where the head starts, and
-    stays unless `train_head`. prompts: train both towers contrastively with these sentences a class (FLYP).
+    stays unless `train_head`. prompts: sentences a class; with them both towers learn contrastively (FLYP).
+    """
+
+    name: str
+    encoder: Encoder
+    kind: str
+    data: Items
+    head: Head
+    config: Tuning
+    train_head: bool = False
+    prompts: list[list[str]] | None = None
+
+    def model(self) -> Classifier:
+        """A fresh model; the encoder is copied."""
+        if self.prompts:
+            return Prompted(self.encoder, self.kind, self.head, self.config, self.prompts)
+        return Classifier(self.encoder, self.kind, self.head, self.config, train_head=self.train_head)
+
+    @property
+    def key(self) -> str:
+        """What a checkpoint of this training depends on."""
+        settings = asdict(replace(self.config, seeds=()))
+        start = hashlib.sha256(self.head.weight.tobytes() + self.head.bias.tobytes()).hexdigest()
+        return json.dumps(
+            [self.data.fingerprint, self.encoder.fingerprint, self.encoder.size, settings, self.prompts, start, self.train_head]
+        )
+
+
+def tune(job: Job, profile: Profile) -> Predictions:
+    """Train once a seed, keep the weights (`path_of`) and judge them on held-out items.
+
     The seeds differ in the order of the rows, the augmentation and LoRA's start, not in the encoder.
     """
-    probs, runs, history = [], [], []
-    rows = held_out_rows(data)
-    for seed in config.seeds:
-        model = fitted(name, encoder, kind, data, head, config, profile, seed, train_head=train_head, prompts=prompts)
-        tuned = model.model.tuned()
-        tuned.save(path_of(profile, name, seed))
-        probs.append(tuned.head.posterior(clip.vectors(encoder.with_weights(tuned.weights), data.select(rows))))
-        runs.append(model.notes)
-        history.append(model.history)
-    return predictions(data, np.stack(probs), {"history": history, "runs": runs, "encoder": encoder.facts})
+    done, probs, rows = [], [], held_out_rows(job.data)
+    for seed in job.config.seeds:
+        done.append(fit(job, profile, seed))
+        tuned = done[-1].model.tuned()
+        tuned.save(path_of(profile, job.name, seed))
+        probs.append(tuned.head.posterior(clip.vectors(job.encoder.with_weights(tuned.weights), job.data.select(rows))))
+    notes = {"history": [d.history for d in done], "runs": [d.notes for d in done], "encoder": job.encoder.facts}
+    return predictions(job.data, np.stack(probs), notes)
 
 
-def fitted(
-    name: str, encoder: Encoder, kind: str, data: Items, head: Head, config: Tuning, profile: Profile, seed: int, *,
-    train_head: bool, prompts: list[list[str]] | None,
-) -> training.Fitted:  # fmt: skip
+def fit(job: Job, profile: Profile, seed: int) -> training.Fitted:
     """One run of the loop, with its cost: seconds, trained parameters, peak memory in bytes."""
     with training.arithmetic(profile):
         torch.manual_seed(seed)
-        if prompts:
-            model: Classifier = Prompted(encoder, kind, head, config, prompts)
-        else:
-            model = Classifier(encoder, kind, head, config, train_head=train_head)
-        train, validation = (BATCHES[kind](data.part(split), encoder, config) for split in ("train", "validation"))
-        key = json.dumps([data.fingerprint, encoder.fingerprint, encoder.size, asdict(replace(config, seeds=())), prompts])
-        key += head.weight.tobytes().hex()[:64]
+        train, validation = (BATCHES[job.kind](job.data.part(s), job.encoder, job.config) for s in ("train", "validation"))
         done = training.fit(
-            model, train, validation, config.fit, profile, seed=seed, key=key, loss=contrastive if prompts else F.cross_entropy,
-            checkpoint=out_folder(profile) / "checkpoints" / name / f"seed-{seed}.safetensors",
+            job.model(), train, validation, job.config.fit, profile, seed=seed, key=job.key,
+            checkpoint=out_folder(profile) / "checkpoints" / job.name / f"seed-{seed}.safetensors",
+            loss=contrastive if job.prompts else F.cross_entropy,
         )  # fmt: skip
     return replace(done, notes=done.notes | {"peak_memory": peak_memory()})
 
@@ -274,20 +293,18 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def tune_faces(
-    way: str, encoder: Encoder, faces: Faces, asked: list[list[str]], profile: Profile, *, name: str = ""
-) -> Predictions:
-    """Tune the image tower on faces in one of the study's ways.
+def way(name: str, encoder: Encoder, faces: Faces, asked: list[list[str]], profile: Profile, *, step: str = "") -> Job:
+    """One of the study's ways of tuning the image tower on faces: "full", "lora", "lpft" or "flyp".
 
-    asked: prompts a class. way: "lora" and "full" keep the zero-shot head, "lpft" starts from the linear probe's and trains
-    it (Kumar et al. 2022, arXiv:2202.10054), "flyp" trains both towers against the prompts. name: of the step.
+    asked: prompts a class. "full" and "lora" keep the zero-shot head, "lpft" starts from the linear probe's and trains it
+    (Kumar et al. 2022, arXiv:2202.10054), "flyp" trains both towers against the prompts. step: its name, if not the way's.
     """
-    name, config = name or f"faces/clip-{way}", getattr(profile, way)
-    if way == "lpft":
+    step, config = step or f"faces/clip-{name}", getattr(profile, name)
+    if name == "lpft":
         head = Tuned.load(path_of(profile, "faces/clip-linear", 0)).head
-        return tune(name, encoder, "image", faces, head, config, profile, train_head=True)
+        return Job(step, encoder, "image", faces, head, config, train_head=True)
     head = heads.zero_shot(encoder, asked)
-    return tune(name, encoder, "image", faces, head, config, profile, prompts=asked if way == "flyp" else None)
+    return Job(step, encoder, "image", faces, head, config, prompts=asked if name == "flyp" else None)
 
 
 def probe(name: str, encoder: Encoder, data: Items, profile: Profile) -> Predictions:

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, brier_score_loss, confusion_matrix, f1_score, log_loss, recall_score
 
 from emolib import metrics
-from emolib.records import Predictions
+from emolib.records import Facts, Predictions
 
 
 def make(rng, n=200, k=4, seeds=2, split="test", sharp=2.0):
@@ -122,3 +122,43 @@ def test_mcnemar_by_hand_and_only_on_the_same_items():
 def test_holm_by_hand():
     assert metrics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert metrics.holm([]) == []
+
+
+def paths(alphas=(0.0, 0.5, 1.0), n=400, seed=0):
+    """A way of tuning whose emotion accuracy rises and whose generality falls along alpha."""
+    rng = np.random.default_rng(seed)
+    ranks = np.stack([rng.integers(0, 10 + round(80 * a), (2, n)) for a in alphas])
+    task = np.stack([rng.random(n) < 0.9 - 0.4 * a for a in alphas])
+    emotion = np.stack([rng.random(n) < 0.3 + 0.4 * a for a in alphas])
+    return Facts("f", "made", {"alphas": list(alphas)}, {"ranks": ranks, "right.task": task, "right.emotion": emotion})
+
+
+def test_recall_and_mean_recall_by_hand():
+    ranks = np.array([[0, 4, 20], [1, 0, 9]])
+    assert metrics.recall(ranks, 1).tolist() == [1 / 3, 1 / 3] and metrics.recall(ranks, 10).tolist() == [2 / 3, 1.0]
+    assert np.allclose(metrics.mean_recall(ranks), [5 / 6, 5 / 6, 1 / 6])
+
+
+def test_change_is_paired():
+    rng = np.random.default_rng(0)
+    before = rng.random(1000) < 0.5
+    after = before.copy()
+    after[:30] = ~after[:30]
+    value, (low, high) = metrics.change(before, after)
+    assert np.isclose(value, after.mean() - before.mean()) and low <= value <= high
+    assert high - low < 0.03  # unpaired it would be four times as wide
+    assert metrics.change(before, before) == (0.0, (0.0, 0.0))
+
+
+def test_the_trade_off_obeys_its_limit_and_is_chosen_on_one_half():
+    found = {"a": paths(), "b": paths(seed=1)}
+    assert metrics.trade_off(found, allowed=1.0)[1] == 1.0
+    assert metrics.trade_off(found, allowed=0.01)[1] == 0.0
+    for half in (0, 1):
+        assert metrics.kept(found["a"], half)[0] == 0 and metrics.kept(found["a"], half)[2] < -0.2
+    changed = paths()
+    for values in changed.arrays.values():
+        if len(values) == 3:
+            values[..., 1::2] = values[..., 1::2][..., ::-1]  # the half for reporting is not looked at
+    changed.arrays["right.emotion"][:] = found["a"].arrays["right.emotion"]
+    assert metrics.trade_off({"a": changed}, allowed=0.2) == metrics.trade_off({"a": found["a"]}, allowed=0.2)

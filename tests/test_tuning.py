@@ -2,18 +2,18 @@
 
 import dataclasses
 import os
+import shutil
 import subprocess
 import sys
-import textwrap
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from emolib import clip, heads, items, pairs, profiles, prompts, training, tuning
+from emolib import clip, heads, items, pairs, profiles, prompts, records, store, tuning
 from emolib.profiles import ROOT, Tuning
-from emolib.tuning import Tuned
+from emolib.tuning import Job, Tuned
 
 SAMPLE = profiles.get("sample")
 ASKED = prompts.FACES["templates"]
@@ -47,13 +47,13 @@ def out(tmp_path, monkeypatch):
     return tmp_path
 
 
-def train(way, encoder, data, head, seed=0, **more):
-    config, prompted = short(way), way == "flyp"
-    with training.arithmetic(SAMPLE):
-        return tuning.fitted(
-            f"faces/clip-{way}", encoder, "image", data, head, config, SAMPLE, seed, train_head=way == "lpft",
-            prompts=ASKED if prompted else None, **more,
-        ).model  # fmt: skip
+def job(way, encoder, data, head):
+    prompted = ASKED if way == "flyp" else None
+    return Job(f"faces/clip-{way}", encoder, "image", data, head, short(way), train_head=way == "lpft", prompts=prompted)
+
+
+def train(way, encoder, data, head):
+    return tuning.fit(job(way, encoder, data, head), SAMPLE, 0).model
 
 
 TRAINED = {
@@ -117,7 +117,7 @@ def test_what_is_saved_is_what_is_loaded(encoder, head, out):
 def test_tuning_learns_and_predicts_as_its_saved_weights(encoder, sample_faces, out, monkeypatch):
     some = sample_faces.select(np.concatenate([np.flatnonzero(sample_faces.split == s)[:n] for s, n in
                                                (("train", 600), ("validation", 200), ("test", 200))]))  # fmt: skip
-    found = tuning.tune_faces("full", encoder, some, ASKED, SAMPLE)
+    found = tuning.tune(tuning.way("full", encoder, some, ASKED, SAMPLE), SAMPLE)
     before = heads.zero_shot(encoder, ASKED).posterior(encoder.encode_images(some.part("test").pixels))
     assert heads.accuracy(found.test.posterior, found.test.labels) > heads.accuracy(before, found.test.labels) + 0.05
     kept = Tuned.load(tuning.path_of(SAMPLE, "faces/clip-full", 0))
@@ -161,8 +161,7 @@ def test_pairs_train_both_towers(encoder, sample_faces, sample_texts, out):
     data = pairs.match(sample_faces, sample_texts)
     rows = np.concatenate([np.flatnonzero(data.split == s)[::n] for s, n in (("train", 15), ("validation", 8), ("test", 8))])
     data, start = data.select(rows), heads.zero_shot(encoder, prompts.PAIRS["both"])
-    config = short("pairs")
-    found = tuning.tune("pairs/clip-tuned", encoder, "pair", data, start, config, SAMPLE)
+    found = tuning.tune(Job("pairs/clip-tuned", encoder, "pair", data, start, short("pairs")), SAMPLE)
     moved = Tuned.load(tuning.path_of(SAMPLE, "pairs/clip-tuned", 0)).weights
     for part in ("vision_model", "text_model", "visual_projection", "text_projection"):
         assert any(n.startswith(part) and not torch.equal(v, encoder.weights[n]) for n, v in moved.items()), part
@@ -170,49 +169,29 @@ def test_pairs_train_both_towers(encoder, sample_faces, sample_texts, out):
 
 
 def test_two_processes_learn_what_one_learns(tmp_path):
-    """The loop under `accelerate launch` on two CPU processes against one: the same weights, within rounding."""
-    code = """
-        import sys, os, dataclasses, numpy as np
-        from pathlib import Path
-        from emolib import clip, faces, heads, profiles, prompts, tuning, training
-        sample = profiles.get("sample")
-        data = faces.load(sample)
-        data = data.select(np.concatenate([np.flatnonzero(data.split == s)[:n] for s, n in
-            (("train", 128), ("validation", 40), ("test", 40))]))
-        encoder = clip.load(sample)
-        config = dataclasses.replace(sample.full, fit=dataclasses.replace(sample.full.fit, epochs=2, batch_size=32))
-        head = heads.zero_shot(encoder, prompts.FACES["templates"])
-        done = tuning.fitted("faces/clip-full", encoder, "image", data, head, config, sample, 0, train_head=False, prompts=None)
-        if training.accelerator(sample).is_main_process:
-            done.model.tuned().save(Path(sys.argv[1]))
-            print(training.accelerator(sample).num_processes, [round(h["train_loss"], 9) for h in done.history])
-    """
-    script = tmp_path / "train.py"
-    script.write_text(textwrap.dedent(code))
-    said, kept = {}, {}
+    """`accelerate launch -m emolib tune` on two CPU processes against one: the same curve and weights, within rounding."""
+    kept = {}
     for count in (1, 2):
-        command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(count), "--num_machines",
-                   "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"]  # fmt: skip
-        if count > 1:
-            command += ["--multi_cpu"] if "--multi_cpu" in launch_options() else []
-        where = {"EMOLIB_OUT": str(tmp_path / str(count)), "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
+        out = tmp_path / str(count)
+        shutil.copytree(records.RECORDS / "sample", out / "records")
+        options = {"num_machines": 1, "num_processes": count, "num_cpu_threads_per_process": 1, "mixed_precision": "no"}
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--dynamo_backend", "no"]
+        command += [word for name, value in options.items() for word in (f"--{name}", str(value))] + ["-m"]
         done = subprocess.run(
-            [*command, str(script), str(tmp_path / f"{count}.safetensors")], env={**os.environ, **where},
-            capture_output=True, text=True, check=False,
+            [*command, "emolib", "tune", "full", "--profile", "sample"], cwd=ROOT, capture_output=True, text=True, check=False,
+            env={**os.environ, "EMOLIB_OUT": str(out), "PYTHONPATH": str(ROOT)},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]
-        said[count], kept[count] = done.stdout.strip().splitlines()[-1], Tuned.load(tmp_path / f"{count}.safetensors")
-    assert said[1].startswith("1 ") and said[2].startswith("2 ")
-    assert said[1][2:] == said[2][2:]
-    for name, tensor in kept[1].weights.items():
-        assert torch.allclose(tensor, kept[2].weights[name], atol=1e-7), name
-
-
-def launch_options():
-    done = subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", "--help"], capture_output=True, text=True, check=False
-    )
-    return done.stdout
+        path = out / "checkpoints" / "faces" / "clip-full" / "seed-0.safetensors"
+        kept[count] = (store.read_note(path), store.read_arrays(path))
+        assert ("training in 2 processes" in done.stderr) == (count == 2)
+    (one, weights), (two, others) = kept[1], kept[2]
+    assert one["key"] == two["key"] and weights.keys() == others.keys()
+    for a, b in zip(one["history"], two["history"], strict=True):
+        assert a == pytest.approx(b, rel=1e-9)
+    for name, value in weights.items():
+        if name.startswith(("model.", "best.")):
+            assert np.allclose(value, others[name], atol=1e-7), name
 
 
 def test_another_encoder_does_not_take_over_a_checkpoint(encoder, few, head, out):
