@@ -12,6 +12,7 @@ from emolib.clip import Encoder
 from emolib.faces import Faces
 from emolib.items import Items, held_out_rows
 from emolib.labels import SHARED_CLASSES, TEXT_CLASSES
+from emolib.pairs import Captioned
 from emolib.profiles import Profile
 from emolib.records import Facts, Predictions, facts, predictions
 from emolib.tuning import Tuned
@@ -35,13 +36,12 @@ def ranks(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
     return np.stack(found)
 
 
-def tasks(profile: Profile) -> dict[str, tuple]:
-    """Zero-shot tasks that are not emotion: {name: (pictures, or rows of `pairs.captioned`, labels (N,), prompts a class)}.
+def tasks(profile: Profile, known: Captioned) -> dict[str, tuple]:
+    """Zero-shot tasks that are not emotion: {name: (rows of `known` or other pictures, labels (N,), prompts a class)}.
 
     `sample`: glasses, beard and long hair of drawn people. `mini`: which desire a picture of MSED speaks of (not an emotion,
     though not far from one). `full`: CIFAR-10 as well.
     """
-    known = pairs.captioned(profile)
     if profile.data.generated:
         asked = {
             "glasses": (["a person with short hair", "a person"], ["a person with glasses", "a face with glasses"]),
@@ -67,12 +67,11 @@ def cifar() -> tuple:
     return rows["img"], np.array(rows["label"]), [[f"a photo of a {name}."] for name in names]
 
 
-def measure(encoder: Encoder, profile: Profile) -> dict[str, np.ndarray]:
-    """What one encoder knows: "ranks" (2, N) of `pairs.captioned`, and for each task which items it gets right, (M,) bool."""
-    genuine = pairs.captioned(profile)
-    images = encoder.encode_images(genuine.pictures)
-    found = {"ranks": ranks(images, encoder.encode_texts(genuine.texts)).astype(np.int16)}
-    for name, (pictures, labels, asked) in tasks(profile).items():
+def measure(encoder: Encoder, known: Captioned, asked_of: dict[str, tuple]) -> dict[str, np.ndarray]:
+    """What one encoder knows: "ranks" (2, N) of the pairs `known`, and for each of `tasks` what it gets right, (M,) bool."""
+    images = encoder.encode_images(known.pictures)
+    found = {"ranks": ranks(images, encoder.encode_texts(known.texts)).astype(np.int16)}
+    for name, (pictures, labels, asked) in asked_of.items():
         # Pictures that were encoded just now are not encoded again.
         rows = pictures if isinstance(pictures, np.ndarray) and pictures.ndim == 1 else None
         features = images[rows] if rows is not None else encoder.encode_images(pictures)
@@ -91,16 +90,17 @@ def along(
     config, validation = profile.generality, faces.part("validation")
     if config.faces:
         validation = validation.select(np.random.default_rng(0).permutation(len(validation))[: config.faces])
-    found: dict[str, list] = {}
+    known, found = pairs.captioned(profile), {}
+    asked_of = tasks(profile, known)
     for alpha in tqdm(config.alphas, desc="mixtures", unit="alpha", leave=False):
         mixed = end.mixed(start, alpha)
         encoder = encoder.with_weights(mixed.weights)
         head = heads.zero_shot(encoder, asked) if asked else mixed.head
         right = head.posterior(encoder.encode_images(validation.pixels)).argmax(1) == validation.labels
-        for name, value in (measure(encoder, profile) | {"right.emotion": right}).items():
+        for name, value in (measure(encoder, known, asked_of) | {"right.emotion": right}).items():
             found.setdefault(name, []).append(value)
     arrays = {name: np.stack(values).astype(np.int16 if name == "ranks" else bool) for name, values in found.items()}
-    return facts(faces, {"alphas": list(config.alphas), "pairs": pairs.captioned(profile).source}, arrays)
+    return facts(faces, {"alphas": list(config.alphas), "pairs": known.source}, arrays)
 
 
 def seen_only(faces: Faces, left_out: tuple[str, ...]) -> Faces:
@@ -119,13 +119,6 @@ def few(data: Items, rows: int | None, *, seed: int = 0) -> Items:
         return data
     kept = np.random.default_rng(seed).permutation(train)[:rows]
     return data.select(np.sort(np.concatenate([kept, np.flatnonzero(data.split != "train")])))
-
-
-def harmonic(labels: np.ndarray, predicted: np.ndarray, unseen: list[int]) -> dict[str, float]:
-    """Accuracy on seen and on unseen classes, all classes allowed as answers, and their harmonic mean."""
-    new = np.isin(labels, unseen)
-    seen, other = float((predicted == labels)[~new].mean()), float((predicted == labels)[new].mean())
-    return {"seen": seen, "unseen": other, "harmonic": 2 * seen * other / max(seen + other, 1e-12)}
 
 
 def left_out(way: str, encoder: Encoder, faces: Faces, asked: list[list[str]], profile: Profile) -> Facts:

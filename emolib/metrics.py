@@ -214,3 +214,10 @@ def trade_off(paths: dict[str, Facts], *, allowed: float = 0.01) -> tuple[str, f
         options += [(right[i], way, a) for i, a in enumerate(found.notes["alphas"]) if loss[i] >= -allowed]
     _, way, alpha = max(options, key=lambda option: option[0])
     return way, alpha
+
+
+def harmonic(labels: np.ndarray, predicted: np.ndarray, unseen: list[int]) -> tuple[float, float, float]:
+    """Accuracy on seen and on unseen classes, all classes allowed as answers, and their harmonic mean."""
+    new, right = np.isin(labels, unseen), predicted == labels
+    seen, other = float(right[~new].mean()), float(right[new].mean())
+    return seen, other, 2 * seen * other / max(seen + other, 1e-12)

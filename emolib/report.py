@@ -480,12 +480,10 @@ def harmonic(found: dict[str, Facts]) -> None:
     rows = []
     for way, record in found.items():
         labels = record.arrays["labels"].astype(int)
-        new = np.isin(labels, [FACE_CLASSES.index(c) for c in record.notes["left_out"]])
-        for when in ("before", "after") if not rows else ("after",):
-            right = record.arrays[when] == labels
-            seen, other = right[~new].mean(), right[new].mean()
-            name = "as it came" if when == "before" else WAYS[way]
-            rows.append([name, percent(seen), percent(other), percent(2 * seen * other / max(seen + other, 1e-12)), len(labels)])
+        new = [FACE_CLASSES.index(c) for c in record.notes["left_out"]]
+        for when in ("after",) if rows else ("before", "after"):
+            scores = metrics.harmonic(labels, record.arrays[when], new)
+            rows.append([WAYS[way] if when == "after" else "as it came", *map(percent, scores), len(labels)])
     table(["encoder", "seen emotions %", "left-out emotions %", "harmonic mean %", "n"], rows)
 
 

@@ -13,6 +13,11 @@ from emolib.tuning import Tuned
 SAMPLE = profiles.get("sample")
 
 
+def measured(encoder):
+    known = pairs.captioned(SAMPLE)
+    return generality.measure(encoder, known, generality.tasks(SAMPLE, known))
+
+
 def test_ranks_by_hand():
     texts = np.eye(4)
     images = np.array([[1, 0, 0, 0], [0.9, 0.4, 0, 0], [0, 0, 1, 0], [0, 0, 1, 0.5]])
@@ -46,7 +51,7 @@ def test_few_draws_training_only(sample_faces):
 
 def test_the_tiny_clip_knows_glasses_and_more_than_chance_of_emotions(sample_faces):
     encoder = clip.load(SAMPLE)
-    found = generality.measure(encoder, SAMPLE)
+    found = measured(encoder)
     assert {"ranks", "right.glasses", "right.beard", "right.long hair"} == set(found)
     assert found["right.glasses"].mean() > 0.8 and found["right.beard"].mean() > 0.75
     assert np.median(found["ranks"]) < len(found["right.glasses"]) / 8  # chance: half of them
@@ -63,7 +68,7 @@ def test_mixtures_begin_with_the_encoder_as_it_came(sample_faces, tmp_path, monk
     profile = dataclasses.replace(SAMPLE, generality=dataclasses.replace(SAMPLE.generality, alphas=(0.0, 1.0), faces=100))
     nudged = {k: v * 1.05 if "visual" in k else v for k, v in encoder.weights.items()}
     found = generality.along(encoder, Tuned(encoder.weights, head), Tuned(nudged, head), sample_faces, profile)
-    plain = generality.measure(encoder, SAMPLE)
+    plain = measured(encoder)
     for name, values in plain.items():
         assert np.array_equal(found.arrays[name][0], values), name
     rows = np.random.default_rng(0).permutation(600)[:100]
@@ -88,12 +93,6 @@ def test_emotions_left_out_are_never_taught(sample_faces, tmp_path, monkeypatch)
     assert seen["asked"] == [asked[i] for i, c in enumerate(FACE_CLASSES) if c not in ("happy", "fear")]
     assert np.array_equal(found.arrays["before"], found.arrays["after"])  # nothing was trained
     assert set(np.unique(found.arrays["labels"])) == set(range(7))
-
-
-def test_harmonic_by_hand():
-    labels, predicted = np.array([0, 0, 1, 1, 2, 2]), np.array([0, 1, 1, 1, 2, 0])
-    found = generality.harmonic(labels, predicted, [2])
-    assert found["seen"] == 0.75 and found["unseen"] == 0.5 and np.isclose(found["harmonic"], 0.6)
 
 
 def test_missing_pairs_say_how_to_get_them(monkeypatch, tmp_path):

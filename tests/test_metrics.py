@@ -162,3 +162,8 @@ def test_the_trade_off_obeys_its_limit_and_is_chosen_on_one_half():
             values[..., 1::2] = values[..., 1::2][..., ::-1]  # the half for reporting is not looked at
     changed.arrays["right.emotion"][:] = found["a"].arrays["right.emotion"]
     assert metrics.trade_off({"a": changed}, allowed=0.2) == metrics.trade_off({"a": found["a"]}, allowed=0.2)
+
+
+def test_harmonic_by_hand():
+    labels, predicted = np.array([0, 0, 1, 1, 2, 2]), np.array([0, 1, 1, 1, 2, 0])
+    assert np.allclose(metrics.harmonic(labels, predicted, [2]), (0.75, 0.5, 0.6))

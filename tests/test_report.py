@@ -5,7 +5,7 @@ import pytest
 
 from emolib import metrics, published, report
 from emolib.labels import FACE_CLASSES, SPLITS, TEXT_CLASSES
-from emolib.records import Predictions
+from emolib.records import Facts, Predictions
 
 
 def make(seed=0, n=300, k=6, classes=TEXT_CLASSES, seeds=2):
@@ -125,3 +125,96 @@ def test_results_name_the_command_for_a_gap(tmp_path, monkeypatch):
     text = report.results(profiles.get("published"))
     replayed = profiles.get("published").replays
     assert f"bidirectional GRU: not recorded: `python -m emolib run --profile {replayed} 02`" in text
+
+
+def both_splits(seed=0):
+    found = make(seed)
+    return dataclasses.replace(found, split=np.array(["validation"] * 100 + ["test"] * 200))
+
+
+def test_prompts_table_shows_each_set_and_marks_the_chosen(shown):
+    each = {"single": both_splits(0), "many": both_splits(1)}
+    report.prompts_table(each, "many", {"single": [["a"]] * 6, "many": [["a", "b"]] * 5 + [["c"]]}, None)
+    single, many = shown()[-1].splitlines()[2:]
+    valid = each["single"].validation
+    assert single.startswith(f"| single | 1 | {100 * (valid.posterior.argmax(1) == valid.labels).mean():.1f} |")
+    assert many.startswith("| **many** | **1-2** |")
+    assert f"{100 * metrics.score(each['many'].test)['accuracy']:.1f}" in many
+
+
+def test_a_dual_encoder_is_named_in_every_title():
+    found = dataclasses.replace(make(), notes={"encoder": {"name": "clip-mini"}})
+    assert report.titled("clip-full", found) == "clip-mini, image tower fine-tuned"
+    assert report.titled("gru", make()) == "bidirectional GRU"
+
+
+def test_sizes_figure_and_sentence_carry_the_numbers():
+    rows = [{"size": 112, "accuracy": 0.42, "images_per_second": 40.0}, {"size": 224, "accuracy": 0.5, "images_per_second": 10.0}]
+    found = Facts("f", "made", {"sizes": rows, "rows": 100, "n": 400})
+    line = report.sizes(found).axes[0].lines[0]
+    assert line.get_xdata().tolist() == [112, 224] and np.allclose(line.get_ydata(), [42, 50])
+    said = report.sizes_said(found, 112)
+    assert "-8.0 points" in said and "4.0 times as fast" in said and "n = 400" in said
+
+
+def test_shots_figure_and_sentence_carry_the_numbers():
+    found = Facts("f", "made", {"shots": [{"k": 1, "C": 1, "test": [0.1, 0.2]}, {"k": 16, "C": 1, "test": [0.4, 0.6]}]})
+    lines = report.shots({"faces": (found, 0.3, 0.7)}).axes[0].lines
+    assert np.allclose(lines[0].get_ydata(), [15, 50]) and np.allclose(sorted(lines[1].get_ydata()), [10, 20, 40, 60])
+    assert lines[2].get_ydata()[0] == 30 and lines[3].get_ydata()[0] == 70
+    assert report.shots_said("Faces", found, 0.3).endswith("prompts are beaten from 16 items a class on.")
+    assert report.shots_said("Faces", found, 0.9).endswith("none of these beats the prompts.")
+
+
+def paths(n=100):
+    ranks = np.zeros((3, 2, n), int)
+    ranks[1, :, : n // 5], ranks[2, :, : n // 2] = 50, 50
+    emotion = np.zeros((3, n), bool)
+    emotion[0, :30], emotion[1, :50], emotion[2, :60] = True, True, True
+    return Facts("f", "made", {"alphas": [0.0, 0.5, 1.0]}, {"ranks": ranks, "right.emotion": emotion})
+
+
+def test_trade_off_figure_and_sentence_carry_the_numbers():
+    found = {"full": paths()}
+    fig = report.trade_off(found, ("full", 0.5))
+    line, mark = fig.axes[0].lines[:2]
+    assert np.allclose(line.get_xdata(), [0, -20, -50]) and np.allclose(line.get_ydata(), [30, 50, 60])
+    assert np.allclose((mark.get_xdata()[0], mark.get_ydata()[0]), (-20, 50))
+    said = report.trade_off_said(found, ("full", 0.5))
+    assert "full at α = 0.5" in said and "67 % of the largest gain" in said and "-20.0 points" in said
+
+
+def test_generality_tables_carry_the_changes(shown):
+    labels, before, after = np.array([0, 2, 3, 3]), np.array([0, 2, 3, 3]), np.array([0, 2, 3, 0])
+    left = Facts("f", "made", {"left_out": ["happy"]}, {"labels": labels, "before": before, "after": after})
+    report.generality({"full": paths()}, {"full": left})
+    rows = shown()[-1].splitlines()
+    assert rows[2].startswith("| as it came, % | 100.0 |")
+    assert rows[3].startswith("| full, change | -50.0 (") and "| -50.0 | -50.0 (" in rows[3]
+    report.harmonic({"full": left})
+    assert shown()[-1].splitlines()[3] == "| full | 100.0 | 50.0 | 66.7 | 4 |"
+    report.away(Facts("f", "made", {}, {"labels": np.array([0, 1, 1, 1]), "zero-shot": np.array([0, 1, 1, 0])}))
+    assert shown()[-1].splitlines()[2].startswith("| largest class | 75.0 |")
+    assert shown()[-1].splitlines()[3].startswith("| zero-shot | 75.0 (")
+
+
+def test_costs_come_from_the_record(shown):
+    runs = [{"parameters": 1234, "seconds": 90.0, "peak_memory": 2.5e9, "best_epoch": 2}]
+    report.costs({"LoRA": dataclasses.replace(make(), notes={"runs": runs})})
+    assert shown()[-1].splitlines()[2] == "| LoRA | 1,234 | 1.5 | 2.5 | 2 | 1 |"
+
+
+def test_the_card_holds_numbers_limits_and_the_law():
+    found = dataclasses.replace(make(classes=FACE_CLASSES, k=7), notes={"encoder": {"name": "clip-tiny"}})
+    score = metrics.score(found)
+    text = report.card("emotion-clip", found, score, {"raw": score, "de-duplicated": score}, "It keeps all.")
+    assert text.startswith("# emotion-clip") and report.spread(score) in text and "de-duplicated" in text
+    for word in ("clip-tiny", "Limits", "Intended use", "2024/1689", "disgust", "It keeps all."):
+        assert word in text
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    texts = []
+    monkeypatch.setattr(report, "display", lambda markdown: texts.append(markdown.data))
+    return lambda: texts
