@@ -116,7 +116,9 @@ def test_what_is_saved_is_what_is_loaded(encoder, head, out):
 
 def test_tuning_learns_and_predicts_as_its_saved_weights(encoder, few, out):
     job = tuning.way("full", encoder, few, ASKED, SAMPLE)
-    longer = dataclasses.replace(job.config, fit=dataclasses.replace(job.config.fit, epochs=12, batch_size=30), augment=0.0)
+    longer = dataclasses.replace(
+        job.config, fit=dataclasses.replace(job.config.fit, epochs=12, batch_size=30, patience=99), augment=0.0
+    )
     found = tuning.tune(dataclasses.replace(job, config=longer), SAMPLE)
     kept = Tuned.load(tuning.path_of(SAMPLE, "faces/clip-full", 0))
     posteriors = kept.head.posterior(encoder.with_weights(kept.weights).encode_images(few.part("test").pixels))
