@@ -32,6 +32,9 @@ plt.rcParams |= {
 }  # fmt: skip
 
 
+LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # Okabe-Ito, as the classes' colours
+
+
 def say(text: str) -> None:
     """Show a sentence as Markdown: a number in prose is an output, so that nbval guards it."""
     display(Markdown(text))
@@ -194,12 +197,12 @@ def confusion(scores: dict[str, dict], classes: tuple[str, ...]) -> Figure:
 def learning_curves(histories: dict[str, list[list[dict]]]) -> Figure:
     """Loss (training, with label smoothing and augmentation; validation, without) and validation accuracy a seed."""
     fig, axes = plt.subplots(1, 2, figsize=(8.4, 2.9))
-    for (name, seeds), colour in zip(histories.items(), ("#0072B2", "#D55E00", "#009E73"), strict=False):
+    for (name, seeds), colour in zip(histories.items(), LINES[: len(histories)], strict=True):
         for i, history in enumerate(seeds):
             epochs = np.arange(1, len(history) + 1)
             for key, style in (("train_loss", ":"), ("validation_loss", "-")):
                 label = f"{name}, {key.split('_')[0]}" if i == 0 else None
-                axes[0].plot(epochs, [h[key] for h in history], style, color=colour, label=label, alpha=0.8)
+                axes[0].plot(epochs, [h[key] for h in history], style, marker=".", color=colour, label=label, alpha=0.8)
             values = [100 * h["validation_accuracy"] for h in history]
             axes[1].plot(epochs, values, color=colour, label=name if i == 0 else None, alpha=0.8)
             best = max(range(len(history)), key=lambda k: (values[k], -history[k]["validation_loss"]))  # as the loop chooses
@@ -490,7 +493,7 @@ def harmonic(found: dict[str, Facts]) -> None:
 def trade_off(paths: dict[str, Facts], chosen: tuple[str, float]) -> Figure:
     """Emotion accuracy on validation faces against what is kept of generality: one curve a way, one point an alpha."""
     fig, ax = plt.subplots(figsize=(6.4, 3.8))
-    for (way, found), colour, mark in zip(paths.items(), ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), "osD^", strict=False):
+    for (way, found), colour, mark in zip(paths.items(), LINES[: len(paths)], "osD^"[: len(paths)], strict=True):
         x, y = 100 * metrics.kept(found, 1), 100 * found.arrays["right.emotion"].mean(1)
         ax.plot(x, y, mark + "-", ms=4, color=colour, label=WAYS[way], alpha=0.85)
         ax.annotate(r"$\alpha=1$", (x[-1], y[-1]), (4, 4), textcoords="offset points", fontsize=8, color=colour)
