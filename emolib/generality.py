@@ -112,13 +112,11 @@ def seen_only(faces: Faces, left_out: tuple[str, ...]) -> Faces:
     return replace(kept, labels=np.array([number[label] for label in kept.labels]), classes=classes)
 
 
-def few(data: Items, rows: int | None, *, seed: int = 0) -> Items:
-    """`data` with at most so many Training rows, drawn at random; other splits whole."""
-    train = np.flatnonzero(data.split == "train")
-    if rows is None or rows >= len(train):
-        return data
-    kept = np.random.default_rng(seed).permutation(train)[:rows]
-    return data.select(np.sort(np.concatenate([kept, np.flatnonzero(data.split != "train")])))
+def few(data: Items, rows: int | None) -> Items:
+    """`data` with at most so many Training rows, and at most as many validation rows, drawn at random; all test rows."""
+    rng, kept = np.random.default_rng(0), [np.flatnonzero(data.split == "test")]
+    kept += [rng.permutation(np.flatnonzero(data.split == split))[:rows] for split in ("train", "validation")]
+    return data.select(np.sort(np.concatenate(kept)))
 
 
 def left_out(way: str, encoder: Encoder, faces: Faces, asked: list[list[str]], profile: Profile) -> Facts:
@@ -128,14 +126,15 @@ def left_out(way: str, encoder: Encoder, faces: Faces, asked: list[list[str]], p
     """
     config, test = profile.generality, faces.part("test")
     stay = [i for i, c in enumerate(faces.classes) if c not in config.left_out]
-    some, name = few(seen_only(faces, config.left_out), config.left_out_rows), f"generality/left-out-{way}"
-    trained = tuning.tune(tuning.way(way, encoder, some, [asked[i] for i in stay], profile, step=name), profile)
-    after = encoder.with_weights(Tuned.load(tuning.path_of(profile, name, getattr(profile, way).seeds[0])).weights)
+    some = few(seen_only(faces, config.left_out), config.left_out_rows)
+    job = tuning.way(way, encoder, some, [asked[i] for i in stay], profile, step=f"generality/left-out-{way}")
+    trained = tuning.fit(job, profile, job.config.seeds[0])
+    after = encoder.with_weights(trained.model.tuned().weights)
     answers = {
         key: heads.zero_shot(e, asked).posterior(e.encode_images(test.pixels)).argmax(1).astype(np.int8)
         for key, e in (("before", encoder), ("after", after))
     }
-    notes = {"left_out": list(config.left_out), "rows": int((some.split == "train").sum()), "runs": trained.notes["runs"]}
+    notes = {"left_out": list(config.left_out), "rows": int((some.split == "train").sum()), "runs": [trained.notes]}
     return facts(faces, notes, answers | {"labels": test.labels.astype(np.int8)})
 
 

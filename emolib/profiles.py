@@ -203,9 +203,9 @@ PROFILES = {
             "mini",
             "The real DAIR-AI Emotion and FER-2013 sets; baselines sized for two CPU cores.",
             lstm=_TEXT, gru=_TEXT, cnn=_CNN, clip=_MINI_CLIP, **_ways(1e-4, epochs=1, patches=0.4),
-            texts=_tuning(1e-4, epochs=2), pairs=_tuning(1e-4, epochs=1, patches=0.4),
+            texts=_tuning(1e-4, epochs=1), pairs=_tuning(1e-4, epochs=1, patches=0.4),
             frozen=Frozen(sizes=(112, 144, 160, 192, 224), size_rows=1500),
-            generality=Generality(alphas=_COARSE, faces=600, pairs=800, left_out_rows=1000),
+            generality=Generality(alphas=_COARSE, faces=500, pairs=600, left_out_rows=2000),
         ),
         Profile(
             "full",

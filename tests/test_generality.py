@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from emolib import clip, generality, heads, pairs, profiles, prompts, tuning
+from emolib import clip, generality, heads, pairs, profiles, prompts, training, tuning
 from emolib.items import DataError, MissingData
 from emolib.labels import FACE_CLASSES
 from emolib.tuning import Tuned
@@ -43,10 +43,10 @@ def test_seen_only_counts_labels_anew(sample_faces):
     assert (np.array(kept.classes)[kept.labels] == names[~np.isin(names, ["happy", "fear"])]).all()
 
 
-def test_few_draws_training_only(sample_faces):
+def test_few_draws_training_and_validation_and_keeps_test(sample_faces):
     some = generality.few(sample_faces, 100)
-    assert (some.split == "train").sum() == 100 and (some.split != "train").sum() == (sample_faces.split != "train").sum()
-    assert generality.few(sample_faces, None) is sample_faces
+    assert [(some.split == s).sum() for s in ("train", "validation", "test")] == [100, 100, 600]
+    assert np.array_equal(generality.few(sample_faces, None).ids, sample_faces.ids)
 
 
 def test_the_tiny_clip_knows_glasses_and_more_than_chance_of_emotions(sample_faces):
@@ -81,12 +81,12 @@ def test_emotions_left_out_are_never_taught(sample_faces, tmp_path, monkeypatch)
     monkeypatch.setenv("EMOLIB_OUT", str(tmp_path))
     seen = {}
 
-    def spy(job, profile):
+    def spy(job, profile, seed):
         seen["classes"], seen["asked"], seen["rows"] = job.data.classes, job.prompts, (job.data.split == "train").sum()
-        Tuned(job.encoder.weights, job.head).save(tuning.path_of(profile, job.name, 0))
-        return type("Made", (), {"notes": {"runs": []}})
+        model = type("Model", (), {"tuned": lambda self: Tuned(job.encoder.weights, job.head)})()
+        return training.Fitted(model, [], {"seconds": 0.0})
 
-    monkeypatch.setattr(tuning, "tune", spy)
+    monkeypatch.setattr(tuning, "fit", spy)
     asked = prompts.FACES["single"]
     found = generality.left_out("flyp", clip.load(SAMPLE), sample_faces, asked, SAMPLE)
     assert not set(seen["classes"]) & {"happy", "fear"} and seen["rows"] == SAMPLE.generality.left_out_rows
@@ -115,3 +115,25 @@ def test_msed_is_read_and_a_bad_row_named(monkeypatch, tmp_path):
     table.assign(caption=["a dog", " "]).to_parquet(tmp_path / "msed" / "test.parquet")
     with pytest.raises(DataError, match=r"test\.parquet, row 1: the caption is empty"):
         pairs.captioned(profiles.get("mini"))
+
+
+def test_cifar_is_asked_in_the_profile_that_may_ask_the_hub(monkeypatch):
+    """The Hub's set by a stand-in of the same columns: pictures, labels, one prompt a class."""
+    import datasets
+    from PIL import Image
+
+    names = ["airplane", "cat", "frog"]
+    features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=names)})
+    pictures = [Image.new("RGB", (32, 32), (60 * i, 90, 200)) for i in range(4)]
+    rows = datasets.Dataset.from_dict({"img": pictures, "label": [2, 0, 1, 2]}, features=features)
+    asked = {}
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, **options: asked.update(options, name=name) or rows)
+    known = pairs.Captioned([], [], np.array([]), "nothing")
+    found = generality.tasks(profiles.get("full"), known)["CIFAR-10"]
+    assert asked == {"name": "uoft-cs/cifar10", "split": "test", "revision": generality.CIFAR[1]}
+    assert found[1].tolist() == [2, 0, 1, 2] and found[2][1] == ["a photo of a cat."]
+    assert "CIFAR-10" not in generality.tasks(profiles.get("mini"), known)
+    encoder = clip.load(SAMPLE)
+    pairs_known = pairs.Captioned(pictures, ["a", "b", "c", "d"], np.zeros(4), "made")
+    right = generality.measure(encoder, pairs_known, {"CIFAR-10": found})["right.CIFAR-10"]
+    assert right.shape == (4,) and right.dtype == bool

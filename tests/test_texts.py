@@ -133,3 +133,23 @@ def test_real_texts_hold_the_known_defects(monkeypatch):
     for pair, rows in (("train-test", 11), ("train-validation", 5), ("validation-test", 3)):
         assert twins[pair] == {"rows": rows, "conflicting_rows": rows}
     assert abs(notes["feel"] - 0.988) < 0.005
+
+
+def test_goemotions_keeps_single_shared_labels_and_names_a_bad_row(tmp_path, monkeypatch):
+    monkeypatch.setenv("EMOLIB_DATA", str(tmp_path))
+    mini = profiles.get("mini")
+    with pytest.raises(MissingData, match=r"GoEmotions is not at hand.*EMOLIB_DATA=FOLDER"):
+        texts.load_other(mini)
+    folder = tmp_path / "goemotions"
+    folder.mkdir()
+    (folder / "labels.txt").write_text("anger\ndisgust\nfear\njoy\nneutral\nsadness\nsurprise")
+    for stem in ("train", "dev"):
+        (folder / f"{stem}.tsv").write_text("so glad\t3\tid1\n")
+    (folder / "test.tsv").write_text("what\u2028a day\t6\tid2\nugh\t1\tid3\nmixed\t0,2\tid4\nno !\t0\tid5\n")
+    found = texts.load_other(mini)
+    assert found.part("test").texts.tolist() == ["what\u2028a day", "no !"]
+    assert [found.classes[label] for label in found.labels] == ["joy", "joy", "surprise", "anger"]
+    assert "2 of 6 rows" in found.source and found.ids.tolist() == [0, 1, 2, 5]
+    (folder / "test.tsv").write_text("fine\t3\tid\nbroken line\n")
+    with pytest.raises(DataError, match=r"test\.tsv, row 1: 'broken line', wanted text, label numbers, id"):
+        texts.load_other(mini)
