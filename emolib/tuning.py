@@ -318,7 +318,7 @@ def export(name: str, encoder: Encoder, faces: Faces, found: Predictions, card: 
     """Write a tuned encoder as a folder that `from_pretrained` reads, with head and model card, and load it again.
 
     The folder is <output folder>/export/emotion-clip. notes: its files, and how far the posteriors of the encoder that was
-    loaded from it lie from the predictions `found`. Raises ValueError if that is more than 1e-4.
+    loaded from it lie from the predictions `found`, on 500 items. Raises ValueError if that is more than 1e-4.
     """
     folder = out_folder(profile) / "export" / "emotion-clip"
     tuned = Tuned.load(path_of(profile, name, 0))
@@ -329,8 +329,9 @@ def export(name: str, encoder: Encoder, faces: Faces, found: Predictions, card: 
     store.write_text(folder / "emolib.json", json.dumps(settings, indent=1) + "\n")
     store.write_text(folder / "README.md", card)
     again = clip.load(replace(profile, clip=replace(profile.clip, source=str(folder))), anywhere=False)
-    probs = tuned.head.posterior(again.encode_images(faces.select(held_out_rows(faces)).pixels, cache=False))
-    worst = float(np.abs(probs - found.probs[0]).max())
+    some = held_out_rows(faces)[:500]
+    probs = tuned.head.posterior(again.encode_images(faces.pixels[some], cache=False))
+    worst = float(np.abs(probs - found.probs[0, : len(some)]).max())
     if worst > 1e-4:
         raise ValueError(f"{folder}: its posteriors lie {worst:.1g} from those recorded as {name}, wanted at most 0.0001")
     return facts(faces, {"files": sorted(p.name for p in folder.iterdir()), "largest_difference": worst})
