@@ -49,13 +49,18 @@ def probe(vectors: np.ndarray, labels: np.ndarray, classes: int, strength: float
 
     A class without a training item gets the bias -30: it is never chosen. A linear probe as in arXiv:2103.00020.
     """
-    spread = np.sqrt(vectors.shape[1])
-    fitted = LogisticRegression(C=strength, max_iter=300).fit(vectors.astype(np.float64) * spread, labels)
-    weight, bias = np.zeros((classes, vectors.shape[1])), np.full(classes, -30.0)
+    # Newton's method reaches the optimum itself; lbfgs stops short of it, at a point that moves with the number of threads.
+    # The optimum lies in the span of the vectors, so few of them (k-shot) make a small problem.
+    vectors, dimension = vectors.astype(np.float64), vectors.shape[1]
+    basis = np.linalg.svd(vectors, full_matrices=False)[2] if len(vectors) < dimension else np.eye(dimension)
+    inputs = vectors @ basis.T * np.sqrt(dimension)
+    fitted = LogisticRegression(C=strength, solver="newton-cholesky", tol=1e-8).fit(inputs, labels)
+    coefficients = fitted.coef_ @ basis * np.sqrt(dimension)
+    weight, bias = np.zeros((classes, dimension)), np.full(classes, -30.0)
     if len(fitted.classes_) == 2:  # scikit-learn keeps one row for two classes, the odds of the second
-        weight[fitted.classes_[1]], bias[fitted.classes_] = fitted.coef_[0] * spread, [0.0, fitted.intercept_[0]]
+        weight[fitted.classes_[1]], bias[fitted.classes_] = coefficients[0], [0.0, fitted.intercept_[0]]
     else:
-        weight[fitted.classes_], bias[fitted.classes_] = fitted.coef_ * spread, fitted.intercept_
+        weight[fitted.classes_], bias[fitted.classes_] = coefficients, fitted.intercept_
     return Head(weight, bias)
 
 

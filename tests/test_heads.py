@@ -67,8 +67,20 @@ def test_a_probe_with_few_classes():
     assert (head.posterior(vectors).argmax(1) == labels).mean() > 0.9 and head.posterior(vectors)[:, [0, 2]].max() < 1e-6
     from sklearn.linear_model import LogisticRegression
 
-    theirs = LogisticRegression(C=1.0, max_iter=300).fit(vectors * np.sqrt(5), labels)
-    assert np.allclose(head.posterior(vectors)[:, [1, 3]], theirs.predict_proba(vectors * np.sqrt(5)), atol=1e-3)
+    theirs = LogisticRegression(C=1.0, tol=1e-10).fit(vectors * np.sqrt(5), labels)
+    assert np.allclose(head.posterior(vectors)[:, [1, 3]], theirs.predict_proba(vectors * np.sqrt(5)), atol=1e-6)
+
+
+def test_a_probe_is_at_its_optimum_with_fewer_items_than_dimensions_too():
+    """The gradient of scikit-learn's own objective, C * sum(log loss) + |w|^2 / 2, vanishes."""
+    for n, d in ((9, 40), (200, 12)):
+        rng = np.random.default_rng(n)
+        vectors, labels = rng.normal(0, 1, (n, d)), np.arange(n) % 3
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        head = heads.probe(vectors, labels, 3, 0.1)
+        error = head.posterior(vectors) - np.eye(3)[labels]
+        gradient = 0.1 * error.T @ vectors * np.sqrt(d) + head.weight / np.sqrt(d)
+        assert np.abs(gradient).max() < 1e-7 and np.abs(error.sum(0)).max() < 1e-6
 
 
 def test_asking_keeps_every_set_and_chooses_on_validation(encoder, sample_faces):
