@@ -142,10 +142,10 @@ def _plain(value):
     return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
-_SAMPLE_TEXT = Recurrent(fit=Fit(epochs=5, batch_size=64, learning_rate=5e-3, warmup=0.1), embedding=32, hidden=24, dropout=0.3)
+_SAMPLE_TEXT = Recurrent(fit=Fit(epochs=6, batch_size=128, learning_rate=1e-2, warmup=0.1), embedding=32, hidden=24, dropout=0.3)
 _TEXT = Recurrent(fit=Fit(epochs=7, batch_size=64, learning_rate=2e-3, warmup=0.1, ema=0.995))
 _SAMPLE_CNN = Convolutional(
-    fit=Fit(epochs=4, batch_size=32, learning_rate=4e-3, weight_decay=1e-3, warmup=0.1, ema=0.95, label_smoothing=0.05),
+    fit=Fit(epochs=6, batch_size=32, learning_rate=4e-3, weight_decay=1e-3, warmup=0.1, ema=0.95, label_smoothing=0.05),
     stem=8, widths=(16, 32, 64), blocks=(1, 1, 1), dropout=0.0, sizes=((1.0, 24),), augment=0.2, erase=0.0,
 )  # fmt: skip
 _CNN = Convolutional(
@@ -194,8 +194,8 @@ PROFILES = {
             "Generated faces and sentences, tiny models: it shows that the study runs, and says nothing about people.",
             precision="float64", threads=1, data=Data(generated=True),
             lstm=_SAMPLE_TEXT, gru=_SAMPLE_TEXT, cnn=_SAMPLE_CNN, clip=_SAMPLE_CLIP,
-            **_ways(5e-4, epochs=2, patches=0.5, augment=0.2, erase=0.0), texts=_tuning(2e-3, epochs=3),
-            pairs=_tuning(5e-4, epochs=2, patches=0.5, augment=0.2, erase=0.0),
+            **_ways(5e-4, epochs=1, augment=0.2, erase=0.0), texts=_tuning(2e-3, epochs=2),
+            pairs=_tuning(5e-4, epochs=1, augment=0.2, erase=0.0),
             frozen=Frozen(sizes=(32, 48, 64), size_rows=500, shot_seeds=3),
             generality=Generality(alphas=_COARSE, faces=200, pairs=200, left_out_rows=800),
         ),

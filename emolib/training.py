@@ -55,7 +55,7 @@ Loss = Callable[..., torch.Tensor]
 def arithmetic(profile: Profile):
     """Default dtype and thread count of a profile, put back afterwards.
 
-    float64 on one thread makes a run the same on every CPU to 1e-14; float32 training is only as repeatable as its CPU.
+    float64 makes a run the same on every CPU and number of threads to 1e-14; float32 training is only as repeatable as its CPU.
     """
     dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
     torch.set_default_dtype(torch.float64 if profile.precision == "float64" else torch.float32)
