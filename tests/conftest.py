@@ -29,3 +29,8 @@ def cache(tmp_path, monkeypatch):
     """A cache folder of the test's own."""
     monkeypatch.setattr(faces, "ROOT", tmp_path)
     return tmp_path / "data" / "cache"
+
+
+def pytest_collection_modifyitems(items):
+    """The live run of the study first: with several test processes one is busy with it while the others do the rest."""
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)

@@ -101,6 +101,9 @@ def assert_close(new, old, where):
         assert same, f"{where} is {new}, stored is {old}"
 
 
+live_run = pytest.mark.xdist_group("live")  # with several test processes, one of them runs the study for all that ask
+
+
 @pytest.fixture(scope="session")
 def live(tmp_path_factory):
     out = tmp_path_factory.mktemp("sample")
@@ -109,6 +112,7 @@ def live(tmp_path_factory):
     return out, done
 
 
+@live_run
 def test_the_sample_study_runs_live_and_equals_its_stored_numbers(live):
     out, _ = live
     stored = records.RECORDS / "sample"
@@ -123,6 +127,7 @@ def test_the_sample_study_runs_live_and_equals_its_stored_numbers(live):
         del os.environ["EMOLIB_OUT"]
 
 
+@live_run
 def test_the_sample_run_ends_by_naming_one_self_contained_page(live):
     out, done = live
     assert done.stdout.strip().splitlines()[-1] == f"open {out / 'report.html'}"
@@ -132,6 +137,7 @@ def test_the_sample_run_ends_by_naming_one_self_contained_page(live):
     assert html.count("<section") == len(list((ROOT / "notebooks").glob("*.ipynb")))
 
 
+@live_run
 def test_a_finished_run_is_not_computed_again_unless_fresh(live):
     out, _ = live
     copy = out.parent / "again"
