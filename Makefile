@@ -22,7 +22,7 @@ run: setup ## run the study live on the embedded sample, then name the HTML repo
 	$(BIN)/python -m emolib run --profile sample
 
 test: setup lint ## lint, unit tests, nbval on the committed notebooks, the live sample run
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 	$(MAKE) --no-print-directory nbval
 
 lint: setup ## ruff over code and notebooks

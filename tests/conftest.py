@@ -33,4 +33,4 @@ def cache(tmp_path, monkeypatch):
 
 def pytest_collection_modifyitems(items):
     """The live run of the study first: with several test processes one is busy with it while the others do the rest."""
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+    items.sort(key=lambda item: item.path.name != "test_live.py")
