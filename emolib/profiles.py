@@ -205,7 +205,7 @@ PROFILES = {
             lstm=_TEXT, gru=_TEXT, cnn=_CNN, clip=_MINI_CLIP, **_ways(1e-4, epochs=1, patches=0.4),
             texts=_tuning(1e-4, epochs=1), pairs=_tuning(1e-4, epochs=1, patches=0.4),
             frozen=Frozen(sizes=(112, 144, 160, 192, 224), size_rows=1500),
-            generality=Generality(alphas=_COARSE, faces=400, pairs=500, left_out_rows=1000),
+            generality=Generality(faces=500, pairs=1000, left_out_rows=1000),
         ),
         Profile(
             "full",
