@@ -21,7 +21,8 @@ class TestSplitError(ValueError):
     __test__ = False  # not a test class, whatever pytest thinks of its name
 
 
-def _validation_only(predictions: Predictions, what: str) -> None:
+def validation_only(predictions: Predictions, what: str) -> None:
+    """Raise TestSplitError unless all items are validation items."""
     if set(predictions.split) != {"validation"}:
         raise TestSplitError(
             f"{what} takes validation items only, found {', '.join(sorted(set(predictions.split))) or 'no items'}; "
@@ -35,7 +36,7 @@ def choose(candidates: dict[str, Predictions], score: Callable[[Predictions], fl
     Raises TestSplitError if any candidate holds other than validation items.
     """
     for name, candidate in candidates.items():
-        _validation_only(candidate, f"choose ({name})")
+        validation_only(candidate, f"choose ({name})")
     return max(candidates, key=lambda name: score(candidates[name]))
 
 
@@ -115,7 +116,7 @@ def fit_temperature(validation: Predictions) -> float:
 
     Raises TestSplitError on other than validation items.
     """
-    _validation_only(validation, "fit_temperature")
+    validation_only(validation, "fit_temperature")
     probs, labels = validation.posterior, validation.labels
     found = minimize_scalar(
         lambda t: negative_log_likelihood(sharpen(probs, np.exp(t)), labels), bounds=(-3, 3), method="bounded"

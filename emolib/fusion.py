@@ -1,0 +1,220 @@
+"""How what a face says and what a text says become one posterior, and what to do when they disagree. Needs no torch.
+
+Posteriors are (..., N, K) float64, rows sum to 1; a row of NaN stands for a cue that is missing. Rules broadcast over
+leading axes, so that hundreds of re-pairings are one call. prior: (K,), the classes' shares among the pairs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax, xlogy
+from sklearn.linear_model import LogisticRegression
+
+from emolib import metrics
+from emolib.labels import FACE_TO_SHARED, SHARED_CLASSES, TEXT_TO_SHARED
+from emolib.records import Facts, Predictions
+
+_FLOOR = 1e-12
+
+
+def shared(found: Predictions) -> Predictions:
+    """A system's posterior in the five shared classes, for the items that have such a label; the rest is left out.
+
+    The probability that it gave to other classes (love; disgust, neutral) is shared out in proportion.
+    """
+    names = {**FACE_TO_SHARED, **TEXT_TO_SHARED}
+    columns = [next(i for i, c in enumerate(found.classes) if names.get(c) == s) for s in SHARED_CLASSES]
+    number = {column: i for i, column in enumerate(columns)}
+    kept = found.rows(np.isin(found.labels, columns))
+    probs = np.clip(kept.probs[..., columns].astype(np.float64), _FLOOR, None)
+    labels = np.array([number[label] for label in kept.labels], int)
+    return replace(
+        kept, labels=labels, probs=(probs / probs.sum(-1, keepdims=True)).astype(np.float32), classes=SHARED_CLASSES, arrays={}
+    )
+
+
+def looked_up(found: Predictions, ids: np.ndarray) -> np.ndarray:
+    """(N, K) seed-averaged posteriors of the items with these ids; KeyError names the first id that is not there."""
+    position = {number: i for i, number in enumerate(found.ids.tolist())}
+    return found.posterior[[position[number] for number in ids.tolist()]]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What turns an expert's posterior into one that can be multiplied: ln p -> (ln p - ln own) / temperature + ln prior.
+
+    own: (K,) the class shares that the expert was trained on, prior: (K,) those of the pairs.
+    """
+
+    temperature: float
+    own: np.ndarray
+    prior: np.ndarray
+
+    def __call__(self, probs: np.ndarray) -> np.ndarray:
+        evidence = (np.log(np.clip(probs, _FLOOR, None)) - np.log(self.own)) / self.temperature
+        return softmax(evidence + np.log(self.prior), axis=-1)
+
+
+def calibrate(validation: Predictions, own: np.ndarray, prior: np.ndarray) -> Calibration:
+    """The temperature with the lowest validation NLL under the pairs' prior. Raises TestSplitError on other items.
+
+    Source: temperature scaling, Guo et al. 2017, arXiv:1706.04599; prior correction, Saerens et al. 2002.
+    """
+    metrics.validation_only(validation, "calibrate")
+
+    def loss(t: float) -> float:
+        return metrics.negative_log_likelihood(Calibration(np.exp(t), own, prior)(validation.posterior), validation.labels)
+
+    return Calibration(float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x)), own, prior)
+
+
+def product(face: np.ndarray, text: np.ndarray, prior: np.ndarray) -> np.ndarray:
+    """p(y|x,t) proportional to p(y|x) p(y|t) / p(y): Bayes' rule for two cues that are independent given the class.
+
+    **The null model**: for pairs drawn inside a class it is optimal by construction; a fusion that has found an
+    interaction must beat it.
+    """
+    return softmax(np.log(np.clip(face, _FLOOR, None)) + np.log(np.clip(text, _FLOOR, None)) - np.log(prior), axis=-1)
+
+
+def mean(face: np.ndarray, text: np.ndarray) -> np.ndarray:
+    """The average of the two posteriors."""
+    return (face + text) / 2
+
+
+def confidence_weighted(face: np.ndarray, text: np.ndarray) -> np.ndarray:
+    """The average, each side weighted by how far its entropy lies below that of knowing nothing."""
+    weights = [np.log(p.shape[-1]) + xlogy(p, p).sum(-1, keepdims=True) + _FLOOR for p in (face, text)]
+    return (weights[0] * face + weights[1] * text) / (weights[0] + weights[1])
+
+
+@dataclass(frozen=True)
+class Stacking:
+    """Logistic regression on both experts' log posteriors. weight: (K, 2K), bias: (K,)."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+
+    def __call__(self, face: np.ndarray, text: np.ndarray) -> np.ndarray:
+        return softmax(_logs(face, text) @ self.weight.T + self.bias, axis=-1)
+
+
+def stack(face: np.ndarray, text: np.ndarray, validation: Predictions) -> Stacking:
+    """Fit on validation pairs: face, text (N, K) in the order of `validation`, which gives the labels (Wolpert 1992)."""
+    metrics.validation_only(validation, "stack")
+    fitted = LogisticRegression(solver="newton-cholesky", tol=1e-8).fit(_logs(face, text), validation.labels)
+    return Stacking(fitted.coef_, fitted.intercept_)
+
+
+def _logs(face: np.ndarray, text: np.ndarray) -> np.ndarray:
+    return np.log(np.clip(np.concatenate([face, text], axis=-1), 1e-6, None))
+
+
+def fuse(rule, face: np.ndarray, text: np.ndarray, prior: np.ndarray) -> np.ndarray:
+    """A rule's posterior; where a cue is missing exactly the other's, where both are missing the prior."""
+    face, text = np.broadcast_arrays(face, text)
+    no_face, no_text = (np.isnan(p).any(-1, keepdims=True) for p in (face, text))
+    both = rule(np.where(no_face, prior, face), np.where(no_text, prior, text))
+    return np.where(no_face & no_text, prior, np.where(no_face, text, np.where(no_text, face, both)))
+
+
+def repairings(labels: np.ndarray, count: int, *, seed: int = 0) -> np.ndarray:
+    """(count, N) int: for each face the row whose text it gets, drawn inside its class; each text is used exactly once.
+
+    No single modality's accuracy depends on the pairing, so what varies over re-pairings is due to the fusion alone.
+    """
+    rng, found = np.random.default_rng(seed), np.empty((count, len(labels)), int)
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        for pairing in found:
+            pairing[rows] = rng.permutation(rows)
+    return found
+
+
+def conflicts(labels: np.ndarray, rate: float, *, seed: int = 0) -> np.ndarray:
+    """(N,) int: for each face the row whose text it gets, so that a share `rate` of the pairs has two different labels.
+
+    Each text is used exactly once. ValueError if the classes are so unequal that no such pairing exists.
+    """
+    rng = np.random.default_rng(seed)
+    partner, moved = np.arange(len(labels)), rng.permutation(len(labels))[: round(rate * len(labels))]
+    # Sorted by class, each row takes the text that lies the size of the largest class further: never its own class.
+    moved = moved[np.argsort(labels[moved], kind="stable")]
+    largest = np.bincount(labels[moved]).max() if len(moved) else 0
+    if 2 * largest > len(moved):
+        raise ValueError(f"{largest} of {len(moved)} pairs have one class: not all can be given another one's text")
+    partner[moved] = np.roll(moved, -largest)
+    for _ in range(50):  # exchange texts at random wherever both labels still differ, so that no two classes are favoured
+        one, other = rng.permutation(moved)[: len(moved) // 2 * 2].reshape(2, -1)
+        fits = (labels[one] != labels[partner[other]]) & (labels[other] != labels[partner[one]])
+        one, other = one[fits], other[fits]
+        partner[one], partner[other] = partner[other], partner[one]
+    return partner
+
+
+def conflict(face: np.ndarray, text: np.ndarray, prior: np.ndarray, *, rate: float = 0.5) -> np.ndarray:
+    """Probability that the two cues speak of different emotions, (..., N), if a share `rate` of pairs does; NaN where one
+    is missing.
+
+    Bayes' rule: two items of one class have the joint density sum_k f_k t_k / p_k, two of different ones
+    (1 - sum_k f_k t_k) / (1 - sum_k p_k^2), relative to items of independent classes; optimal for calibrated experts.
+    """
+    same = (face * text / prior).sum(-1)
+    different = (1 - (face * text).sum(-1)) / (1 - (prior**2).sum())
+    return rate * different / (rate * different + (1 - rate) * same)
+
+
+def follow(fused: np.ndarray, face: np.ndarray, text: np.ndarray) -> np.ndarray:
+    """Whom a fusion's answer follows where the experts disagree: (3,) shares of text, face, neither. All (N,) classes."""
+    apart = face != text
+    kinds = [fused == text, fused == face, (fused != text) & (fused != face)]
+    return np.array([kind[apart].mean() if apart.any() else np.nan for kind in kinds])
+
+
+def additive(logits: np.ndarray) -> np.ndarray:
+    """The additive part of a fusion on its own pairs: logits (M, M, K) of every face with every text -> (M, K).
+
+    EMAP: mean over texts + mean over faces - mean over both. What is lost by it is what the interaction was worth.
+    Source: Hessel and Lee 2020, arXiv:2010.06572, equation 3.
+    """
+    return logits.mean(1) + logits.mean(0) - logits.mean((0, 1))
+
+
+def log_odds(probs: np.ndarray) -> np.ndarray:
+    """Posteriors as log probabilities, the logits that `additive` takes."""
+    return log_softmax(np.log(np.clip(probs, _FLOOR, None)), axis=-1)
+
+
+def over_pairings(right: np.ndarray, *, count: int = 2000, seed: int = 0) -> tuple[float, tuple[float, float]]:
+    """Mean of (R, N) values, one a re-pairing and pair, with a 95 % interval over pairings *and* items.
+
+    Each of `count` resamples draws a pairing and the pairs in it, both with replacement. Pass a difference of two
+    systems' hits for the interval of a difference.
+    """
+    rng = np.random.default_rng(seed)
+    pairings, n = rng.integers(0, len(right), count), right.shape[1]
+    weights = rng.multinomial(n, np.full(n, 1 / n), size=count)
+    drawn = np.einsum("bn,bn->b", weights, right[pairings].astype(np.float32)) / n
+    return float(right.mean()), tuple(np.percentile(drawn, [2.5, 97.5]).tolist())
+
+
+def dropped(both: np.ndarray, alone: np.ndarray, rates: np.ndarray) -> np.ndarray:
+    """Expected accuracy when a cue is missing at random in a share of the items: (len(rates),).
+
+    both, alone: (N,) bool, right with both cues and with the other alone. Exact, no sampling: a mean of two accuracies.
+    """
+    return (1 - rates) * both.mean() + rates * alone.mean()
+
+
+def pairs_of(found: Predictions, matched: Facts, side: str) -> Predictions:
+    """An expert's answers, one a pair: `found` in the shared classes, looked up by the pairs' face or text ids."""
+    expert, ids = shared(found), matched.arrays[side]
+    probs = looked_up(expert, ids)[None].astype(np.float32)
+    split = np.array(["validation", "test"])[matched.arrays["split"]]
+    return Predictions(
+        split, np.arange(len(ids)), matched.arrays["labels"].astype(int), probs, SHARED_CLASSES, matched.fingerprint,
+        matched.source, {k: v for k, v in found.notes.items() if k == "encoder"},
+    )  # fmt: skip
