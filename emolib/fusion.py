@@ -6,6 +6,7 @@ leading axes, so that hundreds of re-pairings are one call. prior: (K,), the cla
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,6 +19,9 @@ from emolib.labels import FACE_TO_SHARED, SHARED_CLASSES, TEXT_TO_SHARED
 from emolib.records import Facts, Predictions
 
 _FLOOR = 1e-12
+# What `joint` learns on frozen features. "face" and "text" see one cue only: their product is the null model with equal
+# capacity; the others see both at once.
+ONE_CUE, BOTH_CUES = ("face", "text"), ("concat", "gate", "attention", "joint")
 
 
 def shared(found: Predictions) -> Predictions:
@@ -119,6 +123,48 @@ def fuse(rule, face: np.ndarray, text: np.ndarray, prior: np.ndarray) -> np.ndar
     no_face, no_text = (np.isnan(p).any(-1, keepdims=True) for p in (face, text))
     both = rule(np.where(no_face, prior, face), np.where(no_text, prior, text))
     return np.where(no_face & no_text, prior, np.where(no_face, text, np.where(no_text, face, both)))
+
+
+@dataclass(frozen=True)
+class Experts:
+    """Two calibrated experts on the same pairs. face, text: Predictions (one seed: the mean); prior: (K,)."""
+
+    face: Predictions
+    text: Predictions
+    prior: np.ndarray
+
+    @property
+    def rules(self) -> dict[str, Callable]:
+        """Every rule by name, (face, text) -> posterior; what a rule has to learn it learns on validation pairs."""
+        valid = self.face.validation
+        face, text = valid.posterior, self.text.validation.posterior
+        share = max(
+            np.linspace(0, 1, 21), key=lambda w: -metrics.negative_log_likelihood(w * face + (1 - w) * text, valid.labels)
+        )
+        return {
+            "product (null model)": lambda f, t: product(f, t, self.prior), "mean": mean,
+            "weighted mean": lambda f, t: share * f + (1 - share) * t, "weighted by confidence": confidence_weighted,
+            "stacking": stack(face, text, valid),
+        }  # fmt: skip
+
+    def fused(self, rule: Callable) -> Predictions:
+        """A rule's answers on the pairs."""
+        probs = fuse(rule, self.face.posterior, self.text.posterior, self.prior)
+        return replace(self.face, probs=probs[None].astype(np.float32), notes={}, arrays={})
+
+    def repaired(self, rule: Callable, pairings: np.ndarray) -> np.ndarray:
+        """A rule's classes on test pairs under (R, N) re-pairings: (R, N)."""
+        face, text = self.face.test.posterior, self.text.test.posterior
+        return np.stack([fuse(rule, face, text[texts], self.prior).argmax(1) for texts in pairings])
+
+
+def experts(face: Predictions, text: Predictions, prior: list[float], own: tuple[list[float], list[float]]) -> Experts:
+    """Calibrate two experts on validation pairs. own: the class shares that each was trained on, prior: the pairs'."""
+    both = []
+    for found, shares in zip((face, text), own, strict=True):
+        calibration = calibrate(found.validation, np.array(shares), np.array(prior))
+        both.append(replace(found, probs=calibration(found.posterior)[None].astype(np.float32), arrays={}))
+    return Experts(*both, np.array(prior))
 
 
 def repairings(labels: np.ndarray, count: int, *, seed: int = 0) -> np.ndarray:

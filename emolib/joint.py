@@ -5,20 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from emolib import fusion, training
+from emolib import clip, faces, fusion, pairs, texts, training
 from emolib.clip import Encoder
 from emolib.items import Items, held_out_rows
 from emolib.profiles import Profile, out_folder
 from emolib.records import Predictions, predictions
 
-# What is learned. "face" and "text" see one cue only: their product is the null model with equal capacity.
-KINDS = ("face", "text", "concat", "gate", "attention", "joint")
+KINDS = fusion.ONE_CUE + fusion.BOTH_CUES
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,38 @@ class Cues(Items):
     matched: bool = False
 
 
-def cues(encoder: Encoder, data: Items, pictures, texts, *, matched: bool = False) -> Cues:
-    """The frozen features of pairs: `pictures` and `texts` are whatever `encoder` encodes, one a row of `data`."""
+def cues(encoder: Encoder, data: Items, pictures, sentences, *, matched: bool = False) -> Cues:
+    """The frozen features of pairs: `pictures` and `sentences` are whatever `encoder` encodes, one a row of `data`."""
     return Cues(
         data.ids, data.labels, data.split, data.classes, data.source,
-        encoder.encode_images(pictures), encoder.encode_texts(texts),
-        encoder.encode_images(pictures, tokens=True), encoder.encode_texts(texts, tokens=True), matched,
+        encoder.encode_images(pictures), encoder.encode_texts(sentences),
+        encoder.encode_images(pictures, tokens=True), encoder.encode_texts(sentences, tokens=True), matched,
     )  # fmt: skip
+
+
+@cache
+def of_matched(profile: Profile) -> tuple[Cues, dict[str, list[Cues]]]:
+    """The study's matched pairs in frozen features, and their test part with damaged faces and with words dropped.
+
+    Tokens are not taken of what was damaged: cross-attention is left out of that analysis.
+    """
+    encoder = clip.load(profile)
+    data = pairs.match(faces.prepare(profile), texts.prepare(profile))
+    whole, part = cues(encoder, data, data.faces.pixels, data.texts.texts, matched=True), data.part("test")
+    test, worse = whole.part("test"), {}
+    for how, levels in faces.DAMAGES.items():
+        vectors = [encoder.encode_images(faces.damage(part.faces, how, level).pixels) for level in levels]
+        worse[how] = [replace(test, face=v) for v in vectors]
+    vectors = [encoder.encode_texts(texts.drop_words(part.texts, share).texts) for share in texts.DROPS]
+    return whole, worse | {"dropped words": [replace(test, text=v) for v in vectors]}
+
+
+@cache
+def of_genuine(profile: Profile, masked: bool) -> Cues:
+    """The genuine pairs in frozen features, emotion words masked or not."""
+    data = pairs.genuine(profile)
+    data = pairs.masked(data) if masked else data
+    return cues(clip.load(profile), data, data.pictures, data.texts)
 
 
 def perceptron(inputs: int, width: int, outputs: int, dropout: float) -> nn.Sequential:
@@ -180,9 +205,10 @@ def learn(kind: str, cues: Cues, profile: Profile, name: str, degraded: dict[str
             if cues.matched:
                 pairings = fusion.repairings(test.labels, config.pairings)
                 arrays["repaired"] = np.stack([classes(models, test, own, texts) for texts in pairings])
-        for how, levels in (degraded or {}).items():
+        for how, levels in (degraded or {}).items() if kind != "attention" else ():
             arrays[f"degraded.{how}"] = np.stack([classes(models, level, own, own) for level in levels])
-    notes = {"history": [d.history for d in done], "runs": [d.notes for d in done]}
+    shares = np.bincount(cues.part("train").labels, minlength=len(cues.classes)) / (cues.split == "train").sum()
+    notes = {"history": [d.history for d in done], "runs": [d.notes for d in done], "prior": shares.tolist()}
     return predictions(cues, probs, notes, arrays)
 
 
