@@ -24,17 +24,23 @@ _FLOOR = 1e-12
 ONE_CUE, BOTH_CUES = ("face", "text"), ("concat", "gate", "attention", "joint")
 
 
+def in_shared(probs: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
+    """(..., K) probabilities of some classes -> (..., 5) of the shared ones; what others had is missing from the sum."""
+    names = {**FACE_TO_SHARED, **TEXT_TO_SHARED}
+    columns = [next(i for i, c in enumerate(classes) if names.get(c) == s) for s in SHARED_CLASSES]
+    return np.clip(probs[..., columns].astype(np.float64), _FLOOR, None)
+
+
 def shared(found: Predictions) -> Predictions:
     """A system's posterior in the five shared classes, for the items that have such a label; the rest is left out.
 
     The probability that it gave to other classes (love; disgust, neutral) is shared out in proportion.
     """
-    names = {**FACE_TO_SHARED, **TEXT_TO_SHARED}
-    columns = [next(i for i, c in enumerate(found.classes) if names.get(c) == s) for s in SHARED_CLASSES]
-    number = {column: i for i, column in enumerate(columns)}
-    kept = found.rows(np.isin(found.labels, columns))
-    probs = np.clip(kept.probs[..., columns].astype(np.float64), _FLOOR, None)
-    labels = np.array([number[label] for label in kept.labels], int)
+    # The shared class of each of the system's classes: the one that a certain posterior gives; -1 for none.
+    certain = in_shared(np.eye(len(found.classes)), found.classes)
+    number = np.where(certain.max(1) > 0.5, certain.argmax(1), -1)
+    kept = found.rows(number[found.labels] >= 0)
+    probs, labels = in_shared(kept.probs, found.classes), number[kept.labels]
     return replace(
         kept, labels=labels, probs=(probs / probs.sum(-1, keepdims=True)).astype(np.float32), classes=SHARED_CLASSES, arrays={}
     )
@@ -127,11 +133,15 @@ def fuse(rule, face: np.ndarray, text: np.ndarray, prior: np.ndarray) -> np.ndar
 
 @dataclass(frozen=True)
 class Experts:
-    """Two calibrated experts on the same pairs. face, text: Predictions (one seed: the mean); prior: (K,)."""
+    """Two calibrated experts on the same pairs. face, text: Predictions (one seed: the mean); prior: (K,).
+
+    calibrations: how face and text were calibrated.
+    """
 
     face: Predictions
     text: Predictions
     prior: np.ndarray
+    calibrations: tuple[Calibration, Calibration]
 
     @property
     def rules(self) -> dict[str, Callable]:
@@ -160,11 +170,11 @@ class Experts:
 
 def experts(face: Predictions, text: Predictions, prior: list[float], own: tuple[list[float], list[float]]) -> Experts:
     """Calibrate two experts on validation pairs. own: the class shares that each was trained on, prior: the pairs'."""
-    both = []
-    for found, shares in zip((face, text), own, strict=True):
-        calibration = calibrate(found.validation, np.array(shares), np.array(prior))
-        both.append(replace(found, probs=calibration(found.posterior)[None].astype(np.float32), arrays={}))
-    return Experts(*both, np.array(prior))
+    found = [calibrate(p.validation, np.array(s), np.array(prior)) for p, s in zip((face, text), own, strict=True)]
+    both = [
+        replace(p, probs=c(p.posterior)[None].astype(np.float32), arrays={}) for p, c in zip((face, text), found, strict=True)
+    ]
+    return Experts(*both, np.array(prior), tuple(found))
 
 
 def repairings(labels: np.ndarray, count: int, *, seed: int = 0) -> np.ndarray:
