@@ -130,9 +130,10 @@ def read(path):
 
 
 EXPECTED = {
-    "good": "", "lost": "no file p/none.png", "cut": "the picture .*cut.png.* cannot be read", "mute": "",
-    "fake": "cannot be read.*neither a picture", "latin": r"not UTF-8 \(byte 0xe8 at character 9\)", "latin alone": "not UTF-8 .*neither a picture", "lines": "",
-    "long": "4 cells, wanted 3", "short": "2 cells, wanted 3", "empty": "neither a picture nor a text", "emoji": "",
+    "good": "", "lost": "no file p/none.png", "cut": "the picture .*cut.png.* cannot be read", "mute": "", "lines": "",
+    "fake": "cannot be read.*neither a picture", "latin": r"not UTF-8 \(byte 0xe8 at character 9\)", "emoji": "",
+    "latin alone": "not UTF-8 .*neither a picture", "long": "4 cells, wanted 3", "short": "2 cells, wanted 3",
+    "empty": "neither a picture nor a text",
 }  # fmt: skip
 CUES = {
     "good": "both", "lost": "text", "cut": "text", "fake": "", "mute": "image", "latin": "image", "latin alone": "",
