@@ -16,13 +16,15 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from emolib import clip, fusion, store
+from emolib import clip, faces, fusion, pairs, store, texts
 from emolib.clip import PARTS, Encoder
-from emolib.fusion import Calibration
+from emolib.fusion import Calibration, Experts
 from emolib.heads import Head
-from emolib.items import DataError
+from emolib.items import DataError, held_out_rows
 from emolib.labels import FACE_CLASSES, SHARED_CLASSES, TEXT_CLASSES
-from emolib.profiles import Clip, Profile
+from emolib.profiles import Clip, Profile, out_folder
+from emolib.records import Facts, facts
+from emolib.tuning import Tuned, path_of
 
 OWN = {"image": FACE_CLASSES, "text": TEXT_CLASSES}
 CHUNK = 512  # rows of a table between two saves
@@ -55,8 +57,11 @@ class EmotionClassifier:
         self.encoder, self.heads, self.calibrations, self.prior = encoder, heads, calibrations, prior
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> EmotionClassifier:
-        """A classifier from a folder that `save_pretrained` wrote. Raises MissingModel naming the file that is not there."""
+    def from_pretrained(cls, folder: str | Path, *, precision: str = "float32") -> EmotionClassifier:
+        """A classifier from a folder that `save_pretrained` wrote; precision as in a profile, "bfloat16" for speed on a GPU.
+
+        Raises MissingModel naming the file that is not there.
+        """
         folder = Path(folder)
         for name in ("emolib.json", "heads.safetensors", "config.json"):
             if not (folder / name).is_file():
@@ -66,11 +71,11 @@ class EmotionClassifier:
                 )
         settings = json.loads((folder / "emolib.json").read_text(encoding="utf8"))
         source = Clip(str(folder.resolve()), "An exported classifier.", None, settings["image_size"])
-        encoder = clip.load(Profile("classifier", "An exported classifier.", clip=source), anywhere=False)
+        encoder = clip.load(Profile("classifier", "An exported classifier.", precision=precision, clip=source), anywhere=False)
         arrays = store.read_arrays(folder / "heads.safetensors")
         heads = {cue: Head(arrays[f"{cue}.weight"], arrays[f"{cue}.bias"]) for cue in OWN}
         prior = arrays["prior"]
-        calibrations = {cue: Calibration(settings["temperatures"][cue], arrays[f"{cue}.own"], prior) for cue in OWN}
+        calibrations = {cue: Calibration(settings["temperatures"][cue], arrays[f"{cue}.correction"]) for cue in OWN}
         return cls(encoder, heads, calibrations, prior)
 
     def save_pretrained(self, folder: str | Path, card: str) -> None:
@@ -81,7 +86,7 @@ class EmotionClassifier:
         arrays = {"prior": self.prior}
         for cue in OWN:
             arrays |= {f"{cue}.weight": self.heads[cue].weight, f"{cue}.bias": self.heads[cue].bias}
-            arrays[f"{cue}.own"] = self.calibrations[cue].own
+            arrays[f"{cue}.correction"] = self.calibrations[cue].bias
         store.write_arrays(folder / "heads.safetensors", arrays)
         settings = {
             "image_size": self.encoder.size, "temperatures": {cue: c.temperature for cue, c in self.calibrations.items()},
@@ -142,6 +147,29 @@ def joined(encoder: Encoder, image: dict, text: dict) -> Encoder:
     """One encoder with the image tower of some weights and the text tower of others; both started from `encoder`."""
     weights = encoder.weights | {k: v for k, v in image.items() if k.startswith(PARTS["image"])}
     return encoder.with_weights(weights | {k: v for k, v in text.items() if k.startswith(PARTS["text"])})
+
+
+def export(name: str, experts: Experts, card: str, profile: Profile) -> Facts:
+    """Write the fused classifier of a fine-tuned image tower (the step `name`) and the fine-tuned text tower.
+
+    The folder is <output folder>/export/emotion-fusion. notes: its files, and how far what is loaded from it lies from
+    `experts` on 200 held-out pairs. Raises ValueError if that is more than 1e-4.
+    """
+    encoder = clip.load(profile)
+    image, text = (Tuned.load(path_of(profile, step, 0)) for step in (name, "texts/clip-tuned"))
+    whole = joined(encoder, image.weights, text.weights)
+    folder = out_folder(profile) / "export" / "emotion-fusion"
+    calibrations = dict(zip(OWN, experts.calibrations, strict=True))
+    made = EmotionClassifier(whole, {"image": image.head, "text": text.head}, calibrations, experts.prior)
+    made.save_pretrained(folder, card)
+    data = pairs.match(faces.prepare(profile), texts.prepare(profile))
+    some = data.select(held_out_rows(data)[:200])
+    again = EmotionClassifier.from_pretrained(folder, precision=profile.precision)
+    probs = again.posteriors(some.texts.texts.tolist(), list(some.faces.pixels))[0]
+    worst = float(np.abs(probs - experts.fused(experts.rules["product"]).posterior[:200]).max())
+    if worst > 1e-4:
+        raise ValueError(f"{folder}: its posteriors lie {worst:.1g} from the recorded experts', wanted at most 0.0001")
+    return facts(data, {"files": sorted(p.name for p in folder.iterdir()), "largest_difference": worst})
 
 
 ADDED = ("emotion", *(f"p_{c}" for c in SHARED_CLASSES), "image_emotion", "text_emotion", "conflict", "problem")

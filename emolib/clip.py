@@ -28,7 +28,7 @@ from emolib.items import DataError
 from emolib.profiles import ROOT, Profile
 
 SHARD = 2048  # items a cache file
-GRID, WORDS = 4, 32  # patches are averaged to a grid of 4 x 4, words to at most 32
+GRID, WORDS = 4, 24  # patches are averaged to a grid of 4 x 4, words to at most 24
 PARTS = {"image": ("vision_model", "visual_projection"), "text": ("text_model", "text_projection")}
 
 

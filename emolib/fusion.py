@@ -10,9 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax, xlogy
-from sklearn.linear_model import LogisticRegression
 
 from emolib import metrics
 from emolib.labels import FACE_TO_SHARED, SHARED_CLASSES, TEXT_TO_SHARED
@@ -54,31 +53,33 @@ def looked_up(found: Predictions, ids: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What turns an expert's posterior into one that can be multiplied: ln p -> (ln p - ln own) / temperature + ln prior.
-
-    own: (K,) the class shares that the expert was trained on, prior: (K,) those of the pairs.
-    """
+    """What turns an expert's posterior into one that can be multiplied: softmax(ln p / temperature + bias). bias: (K,)."""
 
     temperature: float
-    own: np.ndarray
-    prior: np.ndarray
+    bias: np.ndarray
 
     def __call__(self, probs: np.ndarray) -> np.ndarray:
-        evidence = (np.log(np.clip(probs, _FLOOR, None)) - np.log(self.own)) / self.temperature
-        return softmax(evidence + np.log(self.prior), axis=-1)
+        return softmax(np.log(np.clip(probs, _FLOOR, None)) / self.temperature + self.bias, axis=-1)
 
 
-def calibrate(validation: Predictions, own: np.ndarray, prior: np.ndarray) -> Calibration:
-    """The temperature with the lowest validation NLL under the pairs' prior. Raises TestSplitError on other items.
+def calibrate(validation: Predictions) -> Calibration:
+    """The temperature and class biases with the lowest NLL on validation pairs. Raises TestSplitError on other items.
 
-    Source: temperature scaling, Guo et al. 2017, arXiv:1706.04599; prior correction, Saerens et al. 2002.
+    The biases carry the expert from the class shares that it was trained on to those of the pairs, and undo what it has of
+    its own: its mean posterior becomes the pairs' class shares. A temperature alone would sharpen such a bias with the rest.
+    Source: bias-corrected temperature scaling, Alexandari et al. 2020, arXiv:1901.06852.
     """
     metrics.validation_only(validation, "calibrate")
+    logs, truth = np.log(np.clip(validation.posterior, _FLOOR, None)), np.eye(len(validation.classes))[validation.labels]
 
-    def loss(t: float) -> float:
-        return metrics.negative_log_likelihood(Calibration(np.exp(t), own, prior)(validation.posterior), validation.labels)
+    def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        slope = np.exp(parameters[0])
+        found = log_softmax(slope * logs + parameters[1:], axis=1)
+        error = (np.exp(found) - truth) / len(truth)
+        return -(found * truth).sum() / len(truth), np.r_[slope * (error * logs).sum(), error.sum(0)]
 
-    return Calibration(float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x)), own, prior)
+    best = minimize(loss, np.zeros(1 + logs.shape[1]), jac=True, method="BFGS", options={"gtol": 1e-9, "maxiter": 500}).x
+    return Calibration(float(np.exp(-best[0])), best[1:])
 
 
 def product(face: np.ndarray, text: np.ndarray, prior: np.ndarray) -> np.ndarray:
@@ -115,8 +116,7 @@ class Stacking:
 def stack(face: np.ndarray, text: np.ndarray, validation: Predictions) -> Stacking:
     """Fit on validation pairs: face, text (N, K) in the order of `validation`, which gives the labels (Wolpert 1992)."""
     metrics.validation_only(validation, "stack")
-    fitted = LogisticRegression(solver="newton-cholesky", tol=1e-8).fit(_logs(face, text), validation.labels)
-    return Stacking(fitted.coef_, fitted.intercept_)
+    return Stacking(*metrics.logistic(_logs(face, text), validation.labels, face.shape[1]))
 
 
 def _logs(face: np.ndarray, text: np.ndarray) -> np.ndarray:
@@ -152,7 +152,7 @@ class Experts:
             np.linspace(0, 1, 21), key=lambda w: -metrics.negative_log_likelihood(w * face + (1 - w) * text, valid.labels)
         )
         return {
-            "product (null model)": lambda f, t: product(f, t, self.prior), "mean": mean,
+            "product": lambda f, t: product(f, t, self.prior), "mean": mean,
             "weighted mean": lambda f, t: share * f + (1 - share) * t, "weighted by confidence": confidence_weighted,
             "stacking": stack(face, text, valid),
         }  # fmt: skip
@@ -168,13 +168,16 @@ class Experts:
         return np.stack([fuse(rule, face, text[texts], self.prior).argmax(1) for texts in pairings])
 
 
-def experts(face: Predictions, text: Predictions, prior: list[float], own: tuple[list[float], list[float]]) -> Experts:
-    """Calibrate two experts on validation pairs. own: the class shares that each was trained on, prior: the pairs'."""
-    found = [calibrate(p.validation, np.array(s), np.array(prior)) for p, s in zip((face, text), own, strict=True)]
+def experts(face: Predictions, text: Predictions) -> Experts:
+    """Calibrate two experts on validation pairs; the prior is the class shares of these."""
+    valid = face.validation
+    prior = (np.bincount(valid.labels, minlength=len(valid.classes)) + 0.5) / (len(valid.labels) + 0.5 * len(valid.classes))
+    calibrations = tuple(calibrate(found.validation) for found in (face, text))
     both = [
-        replace(p, probs=c(p.posterior)[None].astype(np.float32), arrays={}) for p, c in zip((face, text), found, strict=True)
+        replace(found, probs=calibrated(found.posterior)[None].astype(np.float32), arrays={})
+        for found, calibrated in zip((face, text), calibrations, strict=True)
     ]
-    return Experts(*both, np.array(prior), tuple(found))
+    return Experts(*both, prior, calibrations)
 
 
 def repairings(labels: np.ndarray, count: int, *, seed: int = 0) -> np.ndarray:
@@ -270,7 +273,6 @@ def pairs_of(found: Predictions, matched: Facts, side: str) -> Predictions:
     expert, ids = shared(found), matched.arrays[side]
     probs = looked_up(expert, ids)[None].astype(np.float32)
     split = np.array(["validation", "test"])[matched.arrays["split"]]
-    return Predictions(
-        split, np.arange(len(ids)), matched.arrays["labels"].astype(int), probs, SHARED_CLASSES, matched.fingerprint,
-        matched.source, {k: v for k, v in found.notes.items() if k == "encoder"},
-    )  # fmt: skip
+    numbers, labels = (matched.arrays[name].astype(int) for name in ("ids", "labels"))
+    notes = {k: v for k, v in found.notes.items() if k == "encoder"}
+    return Predictions(split, numbers, labels, probs, SHARED_CLASSES, matched.fingerprint, matched.source, notes)

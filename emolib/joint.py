@@ -158,7 +158,9 @@ class CueBatches:
     def inputs(self, faces: np.ndarray, texts: np.ndarray, there: np.ndarray) -> tuple[torch.Tensor, ...]:
         """Tensors for the faces and texts of these rows; tokens are left empty for those that do not look at them."""
         patches, words = (x if self.tokens else x[:, :0, :0] for x in (self.cues.face_tokens, self.cues.text_tokens))
-        columns = (self.cues.face[faces], self.cues.text[texts], patches[faces], words[texts])
+        words = words[texts]
+        words = words[:, : int((words != 0).any(2).sum(1).max(initial=0))]  # padding that no text of the batch needs
+        columns = (self.cues.face[faces], self.cues.text[texts], patches[faces], words)
         return *(torch.from_numpy(c).to(self.dtype) for c in columns), torch.from_numpy(there)
 
     def views(self, inputs, progress, *, final):
@@ -183,7 +185,8 @@ def learn(kind: str, cues: Cues, profile: Profile, name: str, degraded: dict[str
 
     degraded: {how: test cues at rising levels}. arrays, all of test pairs and the seeds' mean posterior: "repaired"
     (R, N) classes under R re-pairings (matched pairs only), "no_face" and "no_text" (N, K), "rows" (M,) and "additive"
-    (M,) the classes that the additive part of the fusion gives these rows (EMAP), "degraded.<how>" (L, N) classes.
+    (M,) the classes that the additive part of the fusion gives these rows (EMAP), "degraded.<how>" (L, N) classes, of those
+    that see one cue (L, N, K) posteriors.
     """
     config = profile.fusion
     with training.arithmetic(profile):
@@ -206,9 +209,10 @@ def learn(kind: str, cues: Cues, profile: Profile, name: str, degraded: dict[str
                 pairings = fusion.repairings(test.labels, config.pairings)
                 arrays["repaired"] = np.stack([classes(models, test, own, texts) for texts in pairings])
         for how, levels in (degraded or {}).items() if kind != "attention" else ():
-            arrays[f"degraded.{how}"] = np.stack([classes(models, level, own, own) for level in levels])
-    shares = np.bincount(cues.part("train").labels, minlength=len(cues.classes)) / (cues.split == "train").sum()
-    notes = {"history": [d.history for d in done], "runs": [d.notes for d in done], "prior": shares.tolist()}
+            found = np.stack([answers(models, level, own, own).mean(0) for level in levels])
+            one = kind in fusion.ONE_CUE  # of the experts posteriors, for the null model; of the others their classes
+            arrays[f"degraded.{how}"] = found.astype(np.float32) if one else found.argmax(2).astype(np.int8)
+    notes = {"history": [d.history for d in done], "runs": [d.notes for d in done]}
     return predictions(cues, probs, notes, arrays)
 
 

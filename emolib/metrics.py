@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 from scipy.optimize import minimize_scalar
+from sklearn.linear_model import LogisticRegression
 from statsmodels.stats.contingency_tables import mcnemar as _mcnemar
 from statsmodels.stats.multitest import multipletests
 
@@ -122,6 +123,21 @@ def fit_temperature(validation: Predictions) -> float:
         lambda t: negative_log_likelihood(sharpen(probs, np.exp(t)), labels), bounds=(-3, 3), method="bounded"
     )
     return float(np.exp(found.x))
+
+
+def logistic(inputs: np.ndarray, labels: np.ndarray, classes: int, strength: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Weight (K, D) and bias (K,) of a multinomial logistic regression at its optimum; strength: scikit-learn's C.
+
+    A class without an item gets the bias -30: it is never chosen.
+    """
+    # Newton's method reaches the optimum itself; lbfgs stops short of it, at a point that moves with the number of threads.
+    fitted = LogisticRegression(C=strength, solver="newton-cholesky", tol=1e-8).fit(inputs, labels)
+    weight, bias = np.zeros((classes, inputs.shape[1])), np.full(classes, -30.0)
+    if len(fitted.classes_) == 2:  # scikit-learn keeps one row for two classes, the odds of the second
+        weight[fitted.classes_[1]], bias[fitted.classes_] = fitted.coef_[0], [0.0, fitted.intercept_[0]]
+    else:
+        weight[fitted.classes_], bias[fitted.classes_] = fitted.coef_, fitted.intercept_
+    return weight, bias
 
 
 def resamples(groups: np.ndarray, *, count: int = 2000, seed: int = 0) -> np.ndarray:

@@ -70,24 +70,16 @@ def _distinct(data: Faces | Texts, split: str, classes: list[str], rng: np.rando
 def listed(data: Pairs) -> Facts:
     """Which held-out items the pairs are made of, so that any expert's answers can be looked up by a reader without data.
 
-    arrays, in the order of every record: "face" and "text" (N,) ids, "labels" (N,), "split" (N,) 0 validation, 1 test.
-    notes: class shares "prior" of the Training pairs, and "face" and "text" of the Training items each expert saw.
+    arrays, in the order of every record: "ids" (N,) of the pairs, "face" and "text" (N,) of the items, "labels" (N,), "split"
+    (N,) 0 validation, 1 test.
     """
     rows = held_out_rows(data)
     arrays = {
-        "face": data.all_faces.ids[data.face[rows]], "text": data.all_texts.ids[data.text[rows]], "labels": data.labels[rows],
+        "ids": data.ids[rows], "labels": data.labels[rows],
+        "face": data.all_faces.ids[data.face[rows]], "text": data.all_texts.ids[data.text[rows]],
         "split": (data.split[rows] == "test").astype(np.int8),
     }  # fmt: skip
-    prior = np.bincount(data.labels[data.split == "train"], minlength=len(SHARED_CLASSES))
-    counts = {"prior": prior, "face": _counts(data.all_faces, FACE_TO_SHARED), "text": _counts(data.all_texts, TEXT_TO_SHARED)}
-    notes = {name: (n / n.sum()).tolist() for name, n in counts.items()}
-    return facts(data, notes | {"counts": data.counts().tolist()}, {k: v.astype(np.int32) for k, v in arrays.items()})
-
-
-def _counts(data: Faces | Texts, shared: dict[str, str]) -> np.ndarray:
-    """Training items of each shared class."""
-    own = np.bincount(data.labels[data.split == "train"], minlength=len(data.classes))
-    return np.array([sum(own[data.classes.index(c)] for c, s in shared.items() if s == name) for name in SHARED_CLASSES])
+    return facts(data, {"counts": data.counts().tolist()}, {k: v.astype(np.int32) for k, v in arrays.items()})
 
 
 @dataclass(frozen=True)

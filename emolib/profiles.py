@@ -186,9 +186,9 @@ def _ways(rate: float, *, epochs: int, **more) -> dict[str, Tuning]:
     }
 
 
-def _fusion(*, epochs: int, **more) -> Fusion:
+def _fusion(rate: float, *, epochs: int, **more) -> Fusion:
     """Small networks on frozen features: AdamW, the epoch with the best validation accuracy."""
-    return Fusion(Fit(epochs=epochs, batch_size=128, learning_rate=1e-3, weight_decay=0.05, warmup=0.1), **more)
+    return Fusion(Fit(epochs=epochs, batch_size=64, learning_rate=rate, weight_decay=0.05, warmup=0.1), **more)
 
 
 _COARSE = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -217,7 +217,7 @@ PROFILES = {
             pairs=_tuning(5e-4, epochs=1, augment=0.2, erase=0.0),
             frozen=Frozen(sizes=(32, 48, 64), size_rows=500, shot_seeds=3),
             generality=Generality(alphas=_COARSE, faces=200, pairs=200, left_out_rows=800),
-            fusion=_fusion(epochs=6, width=48),
+            fusion=_fusion(5e-3, epochs=8, seeds=(0,), width=32, emap=60),
         ),
         Profile(
             "mini",
@@ -225,7 +225,7 @@ PROFILES = {
             lstm=_TEXT, gru=_TEXT, cnn=_CNN, clip=_MINI_CLIP, **_ways(1e-4, epochs=1, patches=0.4),
             texts=_tuning(1e-4, epochs=1), pairs=_tuning(1e-4, epochs=1, patches=0.4),
             frozen=Frozen(sizes=(112, 144, 160, 192, 224), size_rows=1500),
-            generality=Generality(alphas=_COARSE, faces=400, pairs=500, left_out_rows=1000), fusion=_fusion(epochs=20),
+            generality=Generality(alphas=_COARSE, faces=400, pairs=500, left_out_rows=1000), fusion=_fusion(1e-3, epochs=15),
         ),
         Profile(
             "full",
@@ -233,7 +233,7 @@ PROFILES = {
             precision="bfloat16", lstm=_TEXT, gru=_TEXT, cnn=_CNN, clip=_FULL_CLIP,
             **_ways(1e-5, epochs=10, seeds=(0, 1, 2)), texts=_tuning(1e-5, epochs=5, seeds=(0, 1, 2)),
             pairs=_tuning(1e-5, epochs=5, seeds=(0, 1, 2)), frozen=Frozen(sizes=(96, 128, 160, 224)), generality=Generality(),
-            fusion=_fusion(epochs=20),
+            fusion=_fusion(1e-3, epochs=15),
         ),
         Profile("published", "Replayed from the records in data/records.", replays="mini"),
     )

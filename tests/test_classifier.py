@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
         "image": heads.zero_shot(encoder, prompts.FACES["ensemble"]),
         "text": heads.zero_shot(encoder, prompts.TEXTS["ensemble"]),
     }
-    calibrations = {"image": Calibration(1.3, np.full(5, 0.2), PRIOR), "text": Calibration(0.8, PRIOR, PRIOR)}
+    calibrations = {"image": Calibration(1.3, np.log(PRIOR)), "text": Calibration(0.8, np.zeros(5))}
     where = tmp_path_factory.mktemp("model")
     EmotionClassifier(encoder, both, calibrations, PRIOR).save_pretrained(where, "# a test\n")
     return where

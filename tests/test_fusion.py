@@ -132,17 +132,43 @@ def test_calibration_undoes_a_wrong_temperature_and_a_wrong_prior():
     labels, face, _, _ = world(6000)
     own = np.array([0.1, 0.3, 0.2, 0.2, 0.2])
     skewed = normal(2.5 * (np.log(face) - np.log(PRIOR)) + np.log(own))  # too sure, and trained on other shares
-    found = fusion.calibrate(judged(labels, skewed), own, PRIOR)
-    assert found.temperature == pytest.approx(2.5, rel=0.05)
-    assert np.abs(found(skewed) - face).max() < 0.05
+    found = fusion.calibrate(judged(labels, skewed))
+    assert found.temperature == pytest.approx(2.5, rel=0.06)
+    assert np.abs(found(skewed) - face).max() < 0.06
+    assert np.allclose(found(skewed).mean(0), np.bincount(labels) / 6000, atol=1e-6)
     with pytest.raises(metrics.TestSplitError):
-        fusion.calibrate(judged(labels, skewed, "test"), own, PRIOR)
+        fusion.calibrate(judged(labels, skewed, "test"))
+
+
+def test_the_product_of_a_weak_and_biased_expert_is_no_worse_than_the_strong_one_alone():
+    labels, face, text, _ = world(8000, spread=2.5)
+    weak = normal(0.1 * np.log(text) + np.array([0.4, 0.0, -0.4, 0.0, 0.3]))  # timid, with a bias of its own
+    split = np.repeat(["validation", "test"], 4000)
+    made = [dataclasses.replace(judged(labels, p), split=split) for p in (face, weak)]
+    both = fusion.experts(*made)
+    hits = [
+        (p.test.posterior.argmax(1) == labels[4000:]).mean() for p in (both.face, both.text, both.fused(both.rules["product"]))
+    ]
+    assert hits[2] > max(hits[:2])
 
 
 def test_stacking_cannot_be_fitted_on_test_items():
     labels, face, text, _ = world(50)
     with pytest.raises(metrics.TestSplitError):
         fusion.stack(face, text, judged(labels, face, "test"))
+
+
+def test_stacking_of_two_classes_and_of_one_that_never_occurs():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 200)
+    face, text = (normal(np.stack([-x, x], 1)) for x in (2 * labels - 1 + rng.normal(0, 1.5, (2, 200))))
+    valid = Predictions(np.full(200, "validation"), np.arange(200), labels, face[None].astype(np.float32), ("a", "b"), "", "s")
+    fused = fusion.stack(face, text, valid)(face, text)
+    assert fused.shape == (200, 2) and np.allclose(fused.sum(1), 1)
+    assert (fused.argmax(1) == labels).mean() > max((p.argmax(1) == labels).mean() for p in (face, text))
+    five = [np.concatenate([p, np.full((200, 3), 1e-9)], 1) for p in (face, text)]
+    never = fusion.stack(*five, judged(labels, five[0] / five[0].sum(1, keepdims=True)))(*five)
+    assert never[:, 2:].max() < 1e-6
 
 
 def test_follow_counts_only_disagreements():

@@ -40,9 +40,8 @@ def out(tmp_path, monkeypatch):
 def null_model(cues):
     """The product of the two one-sided networks, on test items."""
     sides = [joint.learn(kind, cues, PROFILE, f"test/{kind}") for kind in ("face", "text")]
-    prior = np.bincount(cues.labels[cues.split == "train"]) / (cues.split == "train").sum()
-    calibrated = [fusion.calibrate(s.validation, prior, prior)(s.test.posterior) for s in sides]
-    return fusion.product(*calibrated, prior), sides
+    both = fusion.experts(*sides)
+    return both.fused(both.rules["product"]).test.posterior, sides
 
 
 def test_an_interaction_is_found_and_emap_shows_it():
