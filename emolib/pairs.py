@@ -105,7 +105,9 @@ def genuine(profile: Profile) -> Genuine:
     if profile.data.generated:
         from emolib import sample
 
-        return sample.ironic()
+        pixels, said, labels, split = sample.ironic()
+        source = "drawn faces with built sentences, sincere or ironic"
+        return Genuine(np.arange(len(labels)), labels, split, ("sincere", "ironic"), source, pixels, said)
     folder = profiles.data_folder() / "msed"
     if not (folder / "train.parquet").exists():
         raise MissingData(NO_MSED.format(folder))

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from emolib import faces, pairs, store, texts
+from emolib import faces, store, texts
 from emolib.labels import FACE_CLASSES, FERPLUS_COLUMNS, FERPLUS_TO_FACE, SHARED_CLASSES, SPLITS, TEXT_CLASSES
 from emolib.profiles import ROOT
 
@@ -299,19 +299,19 @@ def captioned(rng: np.random.Generator, n: int) -> tuple[np.ndarray, list[str], 
     return draw(rng, who, action), captions, who
 
 
-def ironic(seed: int = 3) -> pairs.Genuine:
-    """Genuine pairs whose label no single cue tells: a happy or sad face with a glad or sad sentence, sincere if both say
-    the same, ironic if not. What a fusion gains here is an interaction; the null model can gain nothing."""
+def ironic(seed: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs whose label no single cue tells: a happy or sad face with a glad or sad sentence, sincere (0) if both say the
+    same, ironic (1) if not. What a fusion gains here is an interaction; the null model can gain nothing.
+
+    Returns faces (N, 48, 48) uint8, sentences (N,), labels (N,) and splits (N,).
+    """
     rng = np.random.default_rng(seed)
     n = sum(sizes := (900, 200, 400))
     happy, glad = rng.integers(0, 2, (2, n)).astype(bool)
     action, _ = units(rng, np.where(happy, FACE_CLASSES.index("happy"), FACE_CLASSES.index("sad")))
     pixels = draw(rng, people(rng, n), action)
     said = [sentence(rng, TEXT_CLASSES.index("joy" if g else "sadness")) for g in glad]
-    return pairs.Genuine(
-        np.arange(n), (happy != glad).astype(int), np.repeat(SPLITS, sizes), ("sincere", "ironic"),
-        "drawn faces with built sentences, sincere or ironic", pixels, np.array(said, object),
-    )  # fmt: skip
+    return pixels, np.array(said, object), (happy != glad).astype(int), np.repeat(SPLITS, sizes)
 
 
 def _falling(n: int) -> np.ndarray:
