@@ -202,18 +202,24 @@ class Encoder:
         return self.processor(opened, size=size, return_tensors="pt", **extra)["pixel_values"].to(self.model.dtype)
 
     def encode_images(self, pictures: np.ndarray | Sequence, *, cache: bool = True, tokens: bool = False) -> np.ndarray:
-        """Unit vectors (N, D) float32 of pictures: (N, H, W) uint8 grey, or a sequence of paths, bytes, PIL pictures, arrays.
+        """Unit vectors (N, D) float32 of pictures: (N, H, W) uint8 grey, or a sequence of paths, bytes, PIL pictures, arrays,
+        or what `pictures` made of these, for encoders that see the same ones again and again.
 
         tokens: their `image_tokens` (N, GRID * GRID, W) float16 instead.
         Raises DataError that names the first picture that cannot be read; what was encoded before it is kept in the cache.
         """
         grey = isinstance(pictures, np.ndarray) and pictures.ndim == 3 and pictures.dtype == np.uint8
-        if not grey:
+        ready = isinstance(pictures, torch.Tensor)
+        if not grey and not ready:
             pictures = [Path(picture) if isinstance(picture, str) else picture for picture in pictures]
 
         def batch(rows):
-            part = [pictures[row] for row in rows]
-            x = self.grey(torch.from_numpy(np.stack(part)).to(device())) if grey else self.pictures(part, rows[0])
+            if ready:
+                x = pictures[rows]
+            elif grey:
+                x = self.grey(torch.from_numpy(pictures[rows]).to(device()))
+            else:
+                x = self.pictures([pictures[row] for row in rows], rows[0])
             return (self.image_tokens if tokens else self.image_vectors)(x.to(device()))
 
         return self._encode("image", pictures, batch, cache, tokens=tokens)
