@@ -39,6 +39,7 @@ BENCH ?= sample
 bench: setup ## measure encoding and fine-tuning, all in one run (BENCH=mini or full for other encoders)
 	$(BIN)/python tests/bench_clip.py --profile $(BENCH)
 	$(BIN)/python tests/bench_clip.py --profile $(BENCH) --tune
+	$(BIN)/python tests/bench_clip.py --profile $(BENCH) --predict
 
 full: setup ## record what exists of the study on one GPU (needs the data sets; not run yet)
 	$(BIN)/python -m emolib run --profile full --record

@@ -1,4 +1,4 @@
-"""The command line: `python -m emolib run | table | sample`."""
+"""The command line: `python -m emolib run | predict | table | tune | publish | sample`."""
 
 from __future__ import annotations
 
@@ -29,6 +29,13 @@ def main(arguments: list[str] | None = None) -> int:
     tune = commands.add_parser("tune", help="train one way only, e.g. with several GPUs: accelerate launch -m emolib tune full")
     tune.add_argument("way", choices=("full", "flyp", "lora", "lpft"))
     tune.add_argument("--profile", required=True, choices=[name for name, p in PROFILES.items() if not p.replays])
+    own = commands.add_parser("predict", help="classify pictures and texts of your own, row by row of a csv file")
+    own.add_argument("table", type=Path, help="csv file with a header; paths of pictures are relative to its folder")
+    own.add_argument("--model", type=Path, required=True, help="folder that notebook 5 exports")
+    own.add_argument("--image-column", help="column with the paths of pictures")
+    own.add_argument("--text-column", help="column with texts")
+    own.add_argument("--out", type=Path, required=True, help="csv file to write: the table with the results added")
+    own.add_argument("--delimiter", default=",", help="default: a comma")
     table = commands.add_parser("table", help="print the results table (Markdown) from the records")
     table.add_argument("--profile", default="published", choices=PROFILES, help="default: %(default)s")
     commands.add_parser("publish", help="re-execute the committed notebooks, rewrite figures and the README table")
@@ -52,6 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
         for path in page.publish(find([])):
             print(path.relative_to(ROOT))
         return 0
+    if chosen.command == "predict":
+        return predict(chosen)
     if chosen.command == "tune":
         return tune_only(chosen.way, profiles.get(chosen.profile))
     if chosen.command == "table":
@@ -60,6 +69,25 @@ def main(arguments: list[str] | None = None) -> int:
         print(report.results(profiles.get(chosen.profile)))
         return 0
     return run_notebooks(chosen)
+
+
+def predict(chosen: argparse.Namespace) -> int:
+    """Classify the rows of a table; says how many had which outcome."""
+    from emolib import classifier
+    from emolib.items import DataError
+
+    if not chosen.image_column and not chosen.text_column:
+        raise SystemExit("emolib: name at least one of --image-column and --text-column")
+    if not chosen.table.is_file():
+        raise SystemExit(f"emolib: {chosen.table} is not there")
+    try:
+        model = classifier.EmotionClassifier.from_pretrained(chosen.model)
+        columns = {"image_column": chosen.image_column, "text_column": chosen.text_column}
+        found = classifier.predict(model, chosen.table, chosen.out, **columns, delimiter=chosen.delimiter)
+    except (DataError, FileNotFoundError) as error:
+        raise SystemExit(f"emolib: {error}") from error
+    print(f"{chosen.out}: {found.total():,} rows; " + "; ".join(f"{n:,} {what}" for what, n in found.most_common()))
+    return 0
 
 
 def tune_only(way: str, profile: Profile) -> int:

@@ -10,6 +10,7 @@ import hashlib
 import inspect
 import io
 import json
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from emolib.items import DataError
 from emolib.profiles import ROOT, Profile
 
 SHARD = 2048  # items a cache file
+GRID, WORDS = 4, 24  # patches are averaged to a grid of 4 x 4, words to at most 24
 PARTS = {"image": ("vision_model", "visual_projection"), "text": ("text_model", "text_projection")}
 
 
@@ -140,6 +142,24 @@ class Encoder:
         """(N, T) token numbers and mask -> (N, D) unit vectors, differentiable."""
         return unit(self.model.get_text_features(input_ids=tokens, attention_mask=mask))
 
+    def image_tokens(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(N, 3, S, S) normalised pictures -> (N, GRID * GRID, W): the last layer's patches, averaged over a coarse grid."""
+        extra = {"interpolate_pos_encoding": True} if pixels.shape[-1] != self.native else {}
+        hidden = self.model.vision_model(pixel_values=pixels, **extra).last_hidden_state
+        side = math.isqrt(hidden.shape[1])  # a class token, where there is one, comes before the side x side patches
+        patches = hidden[:, hidden.shape[1] - side * side :].transpose(1, 2).unflatten(2, (side, side))
+        return F.adaptive_avg_pool2d(patches, GRID).flatten(2).transpose(1, 2)
+
+    def text_tokens(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """(N, T) token numbers and mask -> (N, WORDS, W): the last layer's words, longer texts averaged, shorter ones padded
+        with zeros."""
+        hidden = self.model.text_model(input_ids=tokens, attention_mask=mask).last_hidden_state
+        found = hidden.new_zeros(len(hidden), WORDS, hidden.shape[2])
+        for i, (row, seen) in enumerate(zip(hidden, mask.bool(), strict=True)):
+            row = row[seen] if seen.sum() <= WORDS else F.adaptive_avg_pool1d(row[seen].T, WORDS).T
+            found[i, : len(row)] = row
+        return found
+
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token numbers of each text, cut at the longest length that the encoder takes; says on stderr how many were cut."""
         if not len(texts):
@@ -181,38 +201,48 @@ class Encoder:
         extra = {"crop_size": square} if getattr(self.processor, "do_center_crop", False) else {}
         return self.processor(opened, size=size, return_tensors="pt", **extra)["pixel_values"].to(self.model.dtype)
 
-    def encode_images(self, pictures: np.ndarray | Sequence, *, cache: bool = True) -> np.ndarray:
-        """Unit vectors (N, D) float32 of pictures: (N, H, W) uint8 grey, or a sequence of paths, bytes, PIL pictures, arrays.
+    def encode_images(self, pictures: np.ndarray | Sequence, *, cache: bool = True, tokens: bool = False) -> np.ndarray:
+        """Unit vectors (N, D) float32 of pictures: (N, H, W) uint8 grey, or a sequence of paths, bytes, PIL pictures, arrays,
+        or what `pictures` made of these, for encoders that see the same ones again and again.
 
+        tokens: their `image_tokens` (N, GRID * GRID, W) float16 instead.
         Raises DataError that names the first picture that cannot be read; what was encoded before it is kept in the cache.
         """
         grey = isinstance(pictures, np.ndarray) and pictures.ndim == 3 and pictures.dtype == np.uint8
-        if not grey:
+        ready = isinstance(pictures, torch.Tensor)
+        if not grey and not ready:
             pictures = [Path(picture) if isinstance(picture, str) else picture for picture in pictures]
 
         def batch(rows):
-            part = [pictures[row] for row in rows]
-            x = self.grey(torch.from_numpy(np.stack(part)).to(device())) if grey else self.pictures(part, rows[0])
-            return self.image_vectors(x.to(device()))
+            if ready:
+                x = pictures[rows]
+            elif grey:
+                x = self.grey(torch.from_numpy(pictures[rows]).to(device()))
+            else:
+                x = self.pictures([pictures[row] for row in rows], rows[0])
+            return (self.image_tokens if tokens else self.image_vectors)(x.to(device()))
 
-        return self._encode("image", pictures, batch, cache)
+        return self._encode("image", pictures, batch, cache, tokens=tokens)
 
-    def encode_texts(self, texts: Sequence[str], *, cache: bool = True) -> np.ndarray:
-        """Unit vectors (N, D) float32 of texts, longer ones cut at the encoder's limit. DataError names an empty text."""
+    def encode_texts(self, texts: Sequence[str], *, cache: bool = True, tokens: bool = False) -> np.ndarray:
+        """Unit vectors (N, D) float32 of texts, longer ones cut at the encoder's limit. DataError names an empty text.
+
+        tokens: their `text_tokens` (N, WORDS, W) float16 instead.
+        """
         for row, text in enumerate(texts):
             if not isinstance(text, str) or not text.strip():
                 raise DataError(f"text {row} is {text!r}, wanted at least one word")
-        tokens = self.tokenize(texts)
+        numbers = self.tokenize(texts)
 
         def batch(rows):
-            padded, mask = self.pad([tokens[row] for row in rows])
-            return self.text_vectors(padded.to(device()), mask.to(device()))
+            padded, mask = self.pad([numbers[row] for row in rows])
+            return (self.text_tokens if tokens else self.text_vectors)(padded.to(device()), mask.to(device()))
 
-        return self._encode("text", texts, batch, cache, lengths=np.array([len(t) for t in tokens]))
+        return self._encode("text", texts, batch, cache, tokens=tokens, lengths=np.array([len(t) for t in numbers]))
 
-    def _encode(self, kind: str, items: Sequence, vectors, cache: bool, lengths: np.ndarray | None = None) -> np.ndarray:
+    def _encode(self, kind: str, items: Sequence, vectors, cache: bool, *, tokens: bool, lengths: np.ndarray | None = None):
         """Shard by shard, from the cache where it is there; inside a shard batch by batch, texts of like length together."""
-        settings = self._settings(kind) if cache else None
+        settings = self._settings(kind) + (f"tokens {GRID} {WORDS}" if tokens else "") if cache else None
         out, size = [], self.profile.clip.batch_size
         bar = tqdm(
             total=len(items), desc=f"{self.name}, {kind}s", unit=kind, leave=False, mininterval=1, disable=len(items) < 500
@@ -231,7 +261,7 @@ class Encoder:
                 with torch.inference_mode(), training.autocast(self.profile):
                     parts.append(vectors(rows[i : i + size]).double().cpu().numpy())
                 bar.update(len(parts[-1]))
-            shard = np.concatenate(parts)[np.argsort(rows, kind="stable")].astype(np.float32)
+            shard = np.concatenate(parts)[np.argsort(rows, kind="stable")].astype(np.float16 if tokens else np.float32)
             if path:
                 store.write_arrays(path, {"vectors": shard})
             out.append(shard)

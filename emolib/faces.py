@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
 from emolib import items, store
@@ -274,6 +275,26 @@ def _unit(pictures: np.ndarray) -> np.ndarray:
     flat = flat - flat.mean(1, keepdims=True)
     length = np.linalg.norm(flat, axis=1, keepdims=True)
     return np.divide(flat, length, out=np.zeros_like(flat), where=length > 1e-3)
+
+
+DAMAGES = {"blur": (0, 1, 2, 4), "noise": (0, 20, 40, 80), "occlusion": (0, 0.33, 0.67, 1)}
+
+
+def damage(faces: Faces, how: str, level: float, *, seed: int = 0) -> Faces:
+    """Faces made worse: Gaussian blur (standard deviation in pixels), noise (in grey levels), or a grey square at a random
+    place that covers a share of the side. Level 0 changes nothing. ValueError names the choices."""
+    if how not in DAMAGES:
+        raise ValueError(f"unknown damage {how!r}; choose from {', '.join(DAMAGES)}")
+    rng, pixels = np.random.default_rng(seed), faces.pixels.astype(np.float64)
+    if how == "blur":
+        pixels = gaussian_filter(pixels, (0, level, level))
+    elif how == "noise":
+        pixels = pixels + level * rng.normal(0, 1, pixels.shape)
+    else:
+        side = round(level * SIDE)
+        for picture, (top, left) in zip(pixels, rng.integers(0, SIDE - side + 1, (len(pixels), 2)), strict=True):
+            picture[top : top + side, left : left + side] = 128
+    return replace(faces, pixels=np.clip(pixels.round(), 0, 255).astype(np.uint8))
 
 
 def audit(faces: Faces) -> tuple[dict, dict]:

@@ -92,6 +92,8 @@ def along(
         validation = validation.select(np.random.default_rng(0).permutation(len(validation))[: config.faces])
     known, found = pairs.captioned(profile), {}
     asked_of = tasks(profile, known)
+    if isinstance(known.pictures, list):  # opened once, not at each alpha
+        known = replace(known, pictures=encoder.pictures(known.pictures))
     for alpha in tqdm(config.alphas, desc="mixtures", unit="alpha", leave=False):
         mixed = end.mixed(start, alpha)
         encoder = encoder.with_weights(mixed.weights)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import softmax
-from sklearn.linear_model import LogisticRegression
 from tqdm import tqdm
 
 from emolib import clip, metrics
@@ -49,19 +48,11 @@ def probe(vectors: np.ndarray, labels: np.ndarray, classes: int, strength: float
 
     A class without a training item gets the bias -30: it is never chosen. A linear probe as in arXiv:2103.00020.
     """
-    # Newton's method reaches the optimum itself; lbfgs stops short of it, at a point that moves with the number of threads.
     # The optimum lies in the span of the vectors, so few of them (k-shot) make a small problem.
     vectors, dimension = vectors.astype(np.float64), vectors.shape[1]
     basis = np.linalg.svd(vectors, full_matrices=False)[2] if len(vectors) < dimension else np.eye(dimension)
-    inputs = vectors @ basis.T * np.sqrt(dimension)
-    fitted = LogisticRegression(C=strength, solver="newton-cholesky", tol=1e-8).fit(inputs, labels)
-    coefficients = fitted.coef_ @ basis * np.sqrt(dimension)
-    weight, bias = np.zeros((classes, dimension)), np.full(classes, -30.0)
-    if len(fitted.classes_) == 2:  # scikit-learn keeps one row for two classes, the odds of the second
-        weight[fitted.classes_[1]], bias[fitted.classes_] = coefficients[0], [0.0, fitted.intercept_[0]]
-    else:
-        weight[fitted.classes_], bias[fitted.classes_] = coefficients, fitted.intercept_
-    return Head(weight, bias)
+    weight, bias = metrics.logistic(vectors @ basis.T * np.sqrt(dimension), labels, classes, strength)
+    return Head(weight @ basis * np.sqrt(dimension), bias)
 
 
 def linear(data: Items, vectors: np.ndarray, strengths: tuple[float, ...] = STRENGTHS) -> tuple[Predictions, Head]:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 from scipy.optimize import minimize_scalar
+from sklearn.linear_model import LogisticRegression
 from statsmodels.stats.contingency_tables import mcnemar as _mcnemar
 from statsmodels.stats.multitest import multipletests
 
@@ -21,7 +22,8 @@ class TestSplitError(ValueError):
     __test__ = False  # not a test class, whatever pytest thinks of its name
 
 
-def _validation_only(predictions: Predictions, what: str) -> None:
+def validation_only(predictions: Predictions, what: str) -> None:
+    """Raise TestSplitError unless all items are validation items."""
     if set(predictions.split) != {"validation"}:
         raise TestSplitError(
             f"{what} takes validation items only, found {', '.join(sorted(set(predictions.split))) or 'no items'}; "
@@ -35,7 +37,7 @@ def choose(candidates: dict[str, Predictions], score: Callable[[Predictions], fl
     Raises TestSplitError if any candidate holds other than validation items.
     """
     for name, candidate in candidates.items():
-        _validation_only(candidate, f"choose ({name})")
+        validation_only(candidate, f"choose ({name})")
     return max(candidates, key=lambda name: score(candidates[name]))
 
 
@@ -115,12 +117,27 @@ def fit_temperature(validation: Predictions) -> float:
 
     Raises TestSplitError on other than validation items.
     """
-    _validation_only(validation, "fit_temperature")
+    validation_only(validation, "fit_temperature")
     probs, labels = validation.posterior, validation.labels
     found = minimize_scalar(
         lambda t: negative_log_likelihood(sharpen(probs, np.exp(t)), labels), bounds=(-3, 3), method="bounded"
     )
     return float(np.exp(found.x))
+
+
+def logistic(inputs: np.ndarray, labels: np.ndarray, classes: int, strength: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Weight (K, D) and bias (K,) of a multinomial logistic regression at its optimum; strength: scikit-learn's C.
+
+    A class without an item gets the bias -30: it is never chosen.
+    """
+    # Newton's method reaches the optimum itself; lbfgs stops short of it, at a point that moves with the number of threads.
+    fitted = LogisticRegression(C=strength, solver="newton-cholesky", tol=1e-8).fit(inputs, labels)
+    weight, bias = np.zeros((classes, inputs.shape[1])), np.full(classes, -30.0)
+    if len(fitted.classes_) == 2:  # scikit-learn keeps one row for two classes, the odds of the second
+        weight[fitted.classes_[1]], bias[fitted.classes_] = fitted.coef_[0], [0.0, fitted.intercept_[0]]
+    else:
+        weight[fitted.classes_], bias[fitted.classes_] = fitted.coef_, fitted.intercept_
+    return weight, bias
 
 
 def resamples(groups: np.ndarray, *, count: int = 2000, seed: int = 0) -> np.ndarray:

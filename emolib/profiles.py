@@ -108,6 +108,19 @@ class Frozen:
 
 
 @dataclass(frozen=True)
+class Fusion:
+    """Networks that see both cues of a pair, on frozen features, and what is asked of them."""
+
+    fit: Fit
+    seeds: tuple[int, ...] = (0, 1, 2)
+    width: int = 128
+    dropout: float = 0.2
+    drop: float = 0.2  # share of the training pairs that lose one cue (modality dropout)
+    pairings: int = 200  # re-pairings of the test pairs
+    emap: int = 300  # test pairs of which every face meets every text
+
+
+@dataclass(frozen=True)
 class Profile:
     """Everything a run depends on. `replays` names the profile whose records are shown instead of computing."""
 
@@ -129,6 +142,7 @@ class Profile:
     texts: Tuning | None = None
     pairs: Tuning | None = None
     generality: Generality | None = None
+    fusion: Fusion | None = None
 
     def section(self, *names: str) -> dict:
         """The named fields as plain JSON values, for a record's configuration."""
@@ -172,6 +186,11 @@ def _ways(rate: float, *, epochs: int, **more) -> dict[str, Tuning]:
     }
 
 
+def _fusion(rate: float, *, epochs: int, **more) -> Fusion:
+    """Small networks on frozen features: AdamW, the epoch with the best validation accuracy."""
+    return Fusion(Fit(epochs=epochs, batch_size=64, learning_rate=rate, weight_decay=0.05, warmup=0.1), **more)
+
+
 _COARSE = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 _SAMPLE_CLIP = Clip("data/sample/clip-tiny", "Its encoder is a tiny CLIP, pre-trained on drawn people with captions.")
 _MINI_CLIP = Clip(
@@ -198,6 +217,7 @@ PROFILES = {
             pairs=_tuning(5e-4, epochs=1, augment=0.2, erase=0.0),
             frozen=Frozen(sizes=(32, 48, 64), size_rows=500, shot_seeds=3),
             generality=Generality(alphas=_COARSE, faces=200, pairs=200, left_out_rows=800),
+            fusion=_fusion(5e-3, epochs=8, seeds=(0,), width=32, emap=60),
         ),
         Profile(
             "mini",
@@ -205,7 +225,7 @@ PROFILES = {
             lstm=_TEXT, gru=_TEXT, cnn=_CNN, clip=_MINI_CLIP, **_ways(1e-4, epochs=1, patches=0.4),
             texts=_tuning(1e-4, epochs=1), pairs=_tuning(1e-4, epochs=1, patches=0.4),
             frozen=Frozen(sizes=(112, 144, 160, 192, 224), size_rows=1500),
-            generality=Generality(faces=500, pairs=1000, left_out_rows=1000),
+            generality=Generality(faces=500, pairs=1000, left_out_rows=1000), fusion=_fusion(1e-3, epochs=15),
         ),
         Profile(
             "full",
@@ -213,6 +233,7 @@ PROFILES = {
             precision="bfloat16", lstm=_TEXT, gru=_TEXT, cnn=_CNN, clip=_FULL_CLIP,
             **_ways(1e-5, epochs=10, seeds=(0, 1, 2)), texts=_tuning(1e-5, epochs=5, seeds=(0, 1, 2)),
             pairs=_tuning(1e-5, epochs=5, seeds=(0, 1, 2)), frozen=Frozen(sizes=(96, 128, 160, 224)), generality=Generality(),
+            fusion=_fusion(1e-3, epochs=15),
         ),
         Profile("published", "Replayed from the records in data/records.", replays="mini"),
     )

@@ -273,6 +273,14 @@ TITLES = {
     "clip-full": "image tower fine-tuned", "clip-lpft": "LP-FT", "clip-flyp": "FLYP", "clip-wise": "best trade-off",
 }  # fmt: skip
 WAYS = {"full": "full", "flyp": "FLYP", "lora": "LoRA", "lpft": "LP-FT"}
+LIMITS = (
+    "**Limits.** The labels are what annotators saw in posed or found pictures of 48x48 grey pixels, not what a person "
+    "felt; the set has no demographic data, so no error can be given for a group of people. Not tested on other "
+    "pictures.\n\n"
+    "**Intended use.** Research on methods. Not for judging real people. In the European Union inferring emotions at "
+    "work and in education is prohibited (Regulation 2024/1689, Article 5(1)(f)); other emotion recognition from "
+    "biometric data is high-risk. The terms of the data and of the encoder apply to these weights.\n"
+)
 GENERATED = ("drawn faces", "built sentences")  # the sources of profile sample
 
 
@@ -546,10 +554,5 @@ def card(name: str, found: Predictions, score: dict, variants: dict[str, dict], 
         "classifier (weight, bias); logits are unit image vectors times the weight.\n\n"
         f"**Data.** {found.source}. Trained on Training without twins of held-out items; epoch, prompts and mixture were "
         f"chosen on validation.\n\n{numbers}\n\nRecall a class: {recalls}. {said}\n\n"
-        "**Limits.** The labels are what annotators saw in posed or found pictures of 48x48 grey pixels, not what a person "
-        "felt; the set has no demographic data, so no error can be given for a group of people. Not tested on other "
-        "pictures.\n\n"
-        "**Intended use.** Research on methods. Not for judging real people. In the European Union inferring emotions at "
-        "work and in education is prohibited (Regulation 2024/1689, Article 5(1)(f)); other emotion recognition from "
-        "biometric data is high-risk. The terms of the data and of the encoder apply to these weights.\n"
+        f"{LIMITS}"
     )

@@ -299,6 +299,21 @@ def captioned(rng: np.random.Generator, n: int) -> tuple[np.ndarray, list[str], 
     return draw(rng, who, action), captions, who
 
 
+def ironic(seed: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs whose label no single cue tells: a happy or sad face with a glad or sad sentence, sincere (0) if both say the
+    same, ironic (1) if not. What a fusion gains here is an interaction; the null model can gain nothing.
+
+    Returns faces (N, 48, 48) uint8, sentences (N,), labels (N,) and splits (N,).
+    """
+    rng = np.random.default_rng(seed)
+    n = sum(sizes := (900, 200, 400))
+    happy, glad = rng.integers(0, 2, (2, n)).astype(bool)
+    action, _ = units(rng, np.where(happy, FACE_CLASSES.index("happy"), FACE_CLASSES.index("sad")))
+    pixels = draw(rng, people(rng, n), action)
+    said = [sentence(rng, TEXT_CLASSES.index("joy" if g else "sadness")) for g in glad]
+    return pixels, np.array(said, object), (happy != glad).astype(int), np.repeat(SPLITS, sizes)
+
+
 def _falling(n: int) -> np.ndarray:
     """Odds of n words: frequencies fall as 1/rank, as in language."""
     odds = 1 / np.arange(2, n + 2)

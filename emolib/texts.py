@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -206,6 +206,20 @@ def audit(texts: Texts) -> tuple[dict, dict]:
     arrays = {"ids": texts.ids[held_out], "group": linked[held_out], "twin": exposed[held_out].astype(np.int8),
               "length_counts": np.bincount(length)}  # fmt: skip
     return notes, arrays
+
+
+DROPS = (0, 0.25, 0.5, 0.75)
+
+
+def drop_words(texts: Texts, share: float, *, seed: int = 0) -> Texts:
+    """Texts that lost each word with probability `share`; of a text that would lose all of them one stays."""
+    rng, found = np.random.default_rng(seed), []
+    for text in texts.texts:
+        words = text.split()
+        kept = np.flatnonzero(rng.random(len(words)) >= share)
+        kept = kept if len(kept) else rng.integers(0, len(words), 1)
+        found.append(" ".join(words[i] for i in kept))
+    return replace(texts, texts=np.array(found, dtype=texts.texts.dtype))
 
 
 def top_terms(train: Texts, *, count: int = 8) -> dict[str, list[str]]:

@@ -215,6 +215,11 @@ def test_pictures_of_any_kind_are_read(encoder, tmp_path):
     assert np.allclose(vectors[1], vectors[13], atol=1e-5) and np.allclose(vectors[12], vectors[1], atol=1e-3)
 
 
+def test_pictures_that_were_opened_before_are_encoded_alike(encoder, sample_faces):
+    faces = list(sample_faces.pixels[:5])
+    assert np.array_equal(encoder.encode_images(encoder.pictures(faces)), encoder.encode_images(faces))
+
+
 def test_a_picture_that_cannot_be_read_is_named_and_nothing_is_lost(encoder, tmp_path, monkeypatch, cached):
     monkeypatch.setattr(clip, "SHARD", 4)
     good = png(Image.new("L", (48, 48), 90))

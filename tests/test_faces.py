@@ -214,3 +214,21 @@ def test_real_faces_load_fast_and_hold_the_known_defects(monkeypatch):
     assert [twins[k]["rows"] for k in ("train-validation", "train-test", "validation-test")] == [280, 288, 44]
     assert notes["constant"] == [11, 1, 0] and notes["not_a_face"] == [150, 10, 16]
     assert 0.61 < np.mean(notes["agreement"]) < 0.63
+
+
+@pytest.mark.parametrize("how", faces.DAMAGES)
+def test_damage_grows_with_its_level_and_level_zero_is_none(sample_faces, how):
+    some = sample_faces.select(np.arange(20))
+    gaps = []
+    for level in faces.DAMAGES[how]:
+        worse = faces.damage(some, how, level).pixels
+        assert worse.dtype == np.uint8 and np.array_equal(worse, faces.damage(some, how, level).pixels)
+        gaps.append(np.abs(worse.astype(int) - some.pixels).mean())
+    assert gaps[0] == 0 and np.all(np.diff(gaps) > 0)
+
+
+def test_an_occlusion_of_everything_leaves_grey_and_an_unknown_damage_names_the_choices(sample_faces):
+    some = sample_faces.select(np.arange(3))
+    assert (faces.damage(some, "occlusion", 1).pixels == 128).all()
+    with pytest.raises(ValueError, match="choose from blur, noise, occlusion"):
+        faces.damage(some, "rain", 1)

@@ -97,7 +97,7 @@ def test_emotions_left_out_are_never_taught(sample_faces, tmp_path, monkeypatch)
 
 def test_missing_pairs_say_how_to_get_them(monkeypatch, tmp_path):
     monkeypatch.setenv("EMOLIB_DATA", str(tmp_path))
-    with pytest.raises(MissingData, match=r"MSED's test set is not at hand.*EMOLIB_DATA=FOLDER"):
+    with pytest.raises(MissingData, match=r"MSED is not at hand.*EMOLIB_DATA=FOLDER"):
         pairs.captioned(profiles.get("mini"))
 
 

@@ -153,3 +153,15 @@ def test_goemotions_keeps_single_shared_labels_and_names_a_bad_row(tmp_path, mon
     (folder / "test.tsv").write_text("fine\t3\tid\nbroken line\n")
     with pytest.raises(DataError, match=r"test\.tsv, row 1: 'broken line', wanted text, label numbers, id"):
         texts.load_other(mini)
+
+
+def test_dropped_words_leave_the_order_and_at_least_one_word(sample_texts):
+    some = sample_texts.select(np.arange(200))
+    assert np.array_equal(texts.drop_words(some, 0).texts, some.texts)
+    half = texts.drop_words(some, 0.5)
+    for short, long in zip(half.texts, some.texts, strict=True):
+        words = iter(long.split())
+        assert short and all(word in words for word in short.split())
+    share = sum(len(t.split()) for t in half.texts) / sum(len(t.split()) for t in some.texts)
+    assert 0.45 < share < 0.55
+    assert all(len(t.split()) == 1 for t in texts.drop_words(some, 1.0).texts)

@@ -1,0 +1,278 @@
+"""How what a face says and what a text says become one posterior, and what to do when they disagree. Needs no torch.
+
+Posteriors are (..., N, K) float64, rows sum to 1; a row of NaN stands for a cue that is missing. Rules broadcast over
+leading axes, so that hundreds of re-pairings are one call. prior: (K,), the classes' shares among the pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import log_softmax, softmax, xlogy
+
+from emolib import metrics
+from emolib.labels import FACE_TO_SHARED, SHARED_CLASSES, TEXT_TO_SHARED
+from emolib.records import Facts, Predictions
+
+_FLOOR = 1e-12
+# What `joint` learns on frozen features. "face" and "text" see one cue only: their product is the null model with equal
+# capacity; the others see both at once.
+ONE_CUE, BOTH_CUES = ("face", "text"), ("concat", "gate", "attention", "joint")
+
+
+def in_shared(probs: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
+    """(..., K) probabilities of some classes -> (..., 5) of the shared ones; what others had is missing from the sum."""
+    names = {**FACE_TO_SHARED, **TEXT_TO_SHARED}
+    columns = [next(i for i, c in enumerate(classes) if names.get(c) == s) for s in SHARED_CLASSES]
+    return np.clip(probs[..., columns].astype(np.float64), _FLOOR, None)
+
+
+def shared(found: Predictions) -> Predictions:
+    """A system's posterior in the five shared classes, for the items that have such a label; the rest is left out.
+
+    The probability that it gave to other classes (love; disgust, neutral) is shared out in proportion.
+    """
+    # The shared class of each of the system's classes: the one that a certain posterior gives; -1 for none.
+    certain = in_shared(np.eye(len(found.classes)), found.classes)
+    number = np.where(certain.max(1) > 0.5, certain.argmax(1), -1)
+    kept = found.rows(number[found.labels] >= 0)
+    probs, labels = in_shared(kept.probs, found.classes), number[kept.labels]
+    return replace(
+        kept, labels=labels, probs=(probs / probs.sum(-1, keepdims=True)).astype(np.float32), classes=SHARED_CLASSES, arrays={}
+    )
+
+
+def looked_up(found: Predictions, ids: np.ndarray) -> np.ndarray:
+    """(N, K) seed-averaged posteriors of the items with these ids; KeyError names the first id that is not there."""
+    position = {number: i for i, number in enumerate(found.ids.tolist())}
+    return found.posterior[[position[number] for number in ids.tolist()]]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What turns an expert's posterior into one that can be multiplied: softmax(ln p / temperature + bias). bias: (K,)."""
+
+    temperature: float
+    bias: np.ndarray
+
+    def __call__(self, probs: np.ndarray) -> np.ndarray:
+        return softmax(np.log(np.clip(probs, _FLOOR, None)) / self.temperature + self.bias, axis=-1)
+
+
+def calibrate(validation: Predictions) -> Calibration:
+    """The temperature and class biases with the lowest NLL on validation pairs. Raises TestSplitError on other items.
+
+    The biases carry the expert from the class shares that it was trained on to those of the pairs, and undo what it has of
+    its own: its mean posterior becomes the pairs' class shares. A temperature alone would sharpen such a bias with the rest.
+    Source: bias-corrected temperature scaling, Alexandari et al. 2020, arXiv:1901.06852.
+    """
+    metrics.validation_only(validation, "calibrate")
+    logs, truth = np.log(np.clip(validation.posterior, _FLOOR, None)), np.eye(len(validation.classes))[validation.labels]
+
+    def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        slope = np.exp(parameters[0])
+        found = log_softmax(slope * logs + parameters[1:], axis=1)
+        error = (np.exp(found) - truth) / len(truth)
+        return -(found * truth).sum() / len(truth), np.r_[slope * (error * logs).sum(), error.sum(0)]
+
+    best = minimize(loss, np.zeros(1 + logs.shape[1]), jac=True, method="BFGS", options={"gtol": 1e-9, "maxiter": 500}).x
+    return Calibration(float(np.exp(-best[0])), best[1:])
+
+
+def product(face: np.ndarray, text: np.ndarray, prior: np.ndarray) -> np.ndarray:
+    """p(y|x,t) proportional to p(y|x) p(y|t) / p(y): Bayes' rule for two cues that are independent given the class.
+
+    **The null model**: for pairs drawn inside a class it is optimal by construction; a fusion that has found an
+    interaction must beat it.
+    """
+    return softmax(np.log(np.clip(face, _FLOOR, None)) + np.log(np.clip(text, _FLOOR, None)) - np.log(prior), axis=-1)
+
+
+def mean(face: np.ndarray, text: np.ndarray) -> np.ndarray:
+    """The average of the two posteriors."""
+    return (face + text) / 2
+
+
+def confidence_weighted(face: np.ndarray, text: np.ndarray) -> np.ndarray:
+    """The average, each side weighted by how far its entropy lies below that of knowing nothing."""
+    weights = [np.log(p.shape[-1]) + xlogy(p, p).sum(-1, keepdims=True) + _FLOOR for p in (face, text)]
+    return (weights[0] * face + weights[1] * text) / (weights[0] + weights[1])
+
+
+@dataclass(frozen=True)
+class Stacking:
+    """Logistic regression on both experts' log posteriors. weight: (K, 2K), bias: (K,)."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+
+    def __call__(self, face: np.ndarray, text: np.ndarray) -> np.ndarray:
+        return softmax(_logs(face, text) @ self.weight.T + self.bias, axis=-1)
+
+
+def stack(face: np.ndarray, text: np.ndarray, validation: Predictions) -> Stacking:
+    """Fit on validation pairs: face, text (N, K) in the order of `validation`, which gives the labels (Wolpert 1992)."""
+    metrics.validation_only(validation, "stack")
+    return Stacking(*metrics.logistic(_logs(face, text), validation.labels, face.shape[1]))
+
+
+def _logs(face: np.ndarray, text: np.ndarray) -> np.ndarray:
+    return np.log(np.clip(np.concatenate([face, text], axis=-1), 1e-6, None))
+
+
+def fuse(rule, face: np.ndarray, text: np.ndarray, prior: np.ndarray) -> np.ndarray:
+    """A rule's posterior; where a cue is missing exactly the other's, where both are missing the prior."""
+    face, text = np.broadcast_arrays(face, text)
+    no_face, no_text = (np.isnan(p).any(-1, keepdims=True) for p in (face, text))
+    both = rule(np.where(no_face, prior, face), np.where(no_text, prior, text))
+    return np.where(no_face & no_text, prior, np.where(no_face, text, np.where(no_text, face, both)))
+
+
+@dataclass(frozen=True)
+class Experts:
+    """Two calibrated experts on the same pairs. face, text: Predictions (one seed: the mean); prior: (K,).
+
+    calibrations: how face and text were calibrated.
+    """
+
+    face: Predictions
+    text: Predictions
+    prior: np.ndarray
+    calibrations: tuple[Calibration, Calibration]
+
+    @property
+    def rules(self) -> dict[str, Callable]:
+        """Every rule by name, (face, text) -> posterior; what a rule has to learn it learns on validation pairs."""
+        valid = self.face.validation
+        face, text = valid.posterior, self.text.validation.posterior
+        share = max(
+            np.linspace(0, 1, 21), key=lambda w: -metrics.negative_log_likelihood(w * face + (1 - w) * text, valid.labels)
+        )
+        return {
+            "product": lambda f, t: product(f, t, self.prior), "mean": mean,
+            "weighted mean": lambda f, t: share * f + (1 - share) * t, "weighted by confidence": confidence_weighted,
+            "stacking": stack(face, text, valid),
+        }  # fmt: skip
+
+    def fused(self, rule: Callable) -> Predictions:
+        """A rule's answers on the pairs."""
+        probs = fuse(rule, self.face.posterior, self.text.posterior, self.prior)
+        return replace(self.face, probs=probs[None].astype(np.float32), notes={}, arrays={})
+
+    def repaired(self, rule: Callable, pairings: np.ndarray) -> np.ndarray:
+        """A rule's classes on test pairs under (R, N) re-pairings: (R, N)."""
+        face, text = self.face.test.posterior, self.text.test.posterior
+        return np.stack([fuse(rule, face, text[texts], self.prior).argmax(1) for texts in pairings])
+
+
+def experts(face: Predictions, text: Predictions) -> Experts:
+    """Calibrate two experts on validation pairs; the prior is the class shares of these."""
+    valid = face.validation
+    prior = (np.bincount(valid.labels, minlength=len(valid.classes)) + 0.5) / (len(valid.labels) + 0.5 * len(valid.classes))
+    calibrations = tuple(calibrate(found.validation) for found in (face, text))
+    both = [
+        replace(found, probs=calibrated(found.posterior)[None].astype(np.float32), arrays={})
+        for found, calibrated in zip((face, text), calibrations, strict=True)
+    ]
+    return Experts(*both, prior, calibrations)
+
+
+def repairings(labels: np.ndarray, count: int, *, seed: int = 0) -> np.ndarray:
+    """(count, N) int: for each face the row whose text it gets, drawn inside its class; each text is used exactly once.
+
+    No single modality's accuracy depends on the pairing, so what varies over re-pairings is due to the fusion alone.
+    """
+    rng, found = np.random.default_rng(seed), np.empty((count, len(labels)), int)
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        for pairing in found:
+            pairing[rows] = rng.permutation(rows)
+    return found
+
+
+def conflicts(labels: np.ndarray, rate: float, *, seed: int = 0) -> np.ndarray:
+    """(N,) int: for each face the row whose text it gets, so that a share `rate` of the pairs has two different labels.
+
+    Each text is used exactly once. ValueError if the classes are so unequal that no such pairing exists.
+    """
+    rng = np.random.default_rng(seed)
+    partner, moved = np.arange(len(labels)), rng.permutation(len(labels))[: round(rate * len(labels))]
+    # Sorted by class, each row takes the text that lies the size of the largest class further: never its own class.
+    moved = moved[np.argsort(labels[moved], kind="stable")]
+    largest = np.bincount(labels[moved]).max() if len(moved) else 0
+    if 2 * largest > len(moved):
+        raise ValueError(f"{largest} of {len(moved)} pairs have one class: not all can be given another one's text")
+    partner[moved] = np.roll(moved, -largest)
+    for _ in range(50):  # exchange texts at random wherever both labels still differ, so that no two classes are favoured
+        one, other = rng.permutation(moved)[: len(moved) // 2 * 2].reshape(2, -1)
+        fits = (labels[one] != labels[partner[other]]) & (labels[other] != labels[partner[one]])
+        one, other = one[fits], other[fits]
+        partner[one], partner[other] = partner[other], partner[one]
+    return partner
+
+
+def conflict(face: np.ndarray, text: np.ndarray, prior: np.ndarray, *, rate: float = 0.5) -> np.ndarray:
+    """Probability that the two cues speak of different emotions, (..., N), if a share `rate` of pairs does; NaN where one
+    is missing.
+
+    Bayes' rule: two items of one class have the joint density sum_k f_k t_k / p_k, two of different ones
+    (1 - sum_k f_k t_k) / (1 - sum_k p_k^2), relative to items of independent classes; optimal for calibrated experts.
+    """
+    same = (face * text / prior).sum(-1)
+    different = (1 - (face * text).sum(-1)) / (1 - (prior**2).sum())
+    return rate * different / (rate * different + (1 - rate) * same)
+
+
+def follow(fused: np.ndarray, face: np.ndarray, text: np.ndarray) -> np.ndarray:
+    """Whom a fusion's answer follows where the experts disagree: (3,) shares of text, face, neither. All (N,) classes."""
+    apart = face != text
+    kinds = [fused == text, fused == face, (fused != text) & (fused != face)]
+    return np.array([kind[apart].mean() if apart.any() else np.nan for kind in kinds])
+
+
+def additive(logits: np.ndarray) -> np.ndarray:
+    """The additive part of a fusion on its own pairs: logits (M, M, K) of every face with every text -> (M, K).
+
+    EMAP: mean over texts + mean over faces - mean over both. What is lost by it is what the interaction was worth.
+    Source: Hessel and Lee 2020, arXiv:2010.06572, equation 3.
+    """
+    return logits.mean(1) + logits.mean(0) - logits.mean((0, 1))
+
+
+def log_odds(probs: np.ndarray) -> np.ndarray:
+    """Posteriors as log probabilities, the logits that `additive` takes."""
+    return log_softmax(np.log(np.clip(probs, _FLOOR, None)), axis=-1)
+
+
+def over_pairings(right: np.ndarray, *, count: int = 2000, seed: int = 0) -> tuple[float, tuple[float, float]]:
+    """Mean of (R, N) values, one a re-pairing and pair, with a 95 % interval over pairings *and* items.
+
+    Each of `count` resamples draws a pairing and the pairs in it, both with replacement. Pass a difference of two
+    systems' hits for the interval of a difference.
+    """
+    rng = np.random.default_rng(seed)
+    pairings, n = rng.integers(0, len(right), count), right.shape[1]
+    weights = rng.multinomial(n, np.full(n, 1 / n), size=count)
+    drawn = np.einsum("bn,bn->b", weights, right[pairings].astype(np.float32)) / n
+    return float(right.mean()), tuple(np.percentile(drawn, [2.5, 97.5]).tolist())
+
+
+def dropped(both: np.ndarray, alone: np.ndarray, rates: np.ndarray) -> np.ndarray:
+    """Expected accuracy when a cue is missing at random in a share of the items: (len(rates),).
+
+    both, alone: (N,) bool, right with both cues and with the other alone. Exact, no sampling: a mean of two accuracies.
+    """
+    return (1 - rates) * both.mean() + rates * alone.mean()
+
+
+def pairs_of(found: Predictions, matched: Facts, side: str) -> Predictions:
+    """An expert's answers, one a pair: `found` in the shared classes, looked up by the pairs' face or text ids."""
+    expert, ids = shared(found), matched.arrays[side]
+    probs = looked_up(expert, ids)[None].astype(np.float32)
+    split = np.array(["validation", "test"])[matched.arrays["split"]]
+    numbers, labels = (matched.arrays[name].astype(int) for name in ("ids", "labels"))
+    notes = {k: v for k, v in found.notes.items() if k == "encoder"}
+    return Predictions(split, numbers, labels, probs, SHARED_CLASSES, matched.fingerprint, matched.source, notes)

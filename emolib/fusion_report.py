@@ -1,0 +1,241 @@
+"""Tables, sentences and figures of the fusion notebook. Needs no torch."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from emolib import fusion, metrics, report
+from emolib.faces import DAMAGES
+from emolib.fusion import BOTH_CUES, Experts
+from emolib.records import Facts, Predictions
+from emolib.texts import DROPS
+
+NULL = "product"
+NAMES = {
+    "concat": "perceptron on both", "gate": "gate", "attention": "cross-attention", "joint": "joint embedding, linear head",
+    "face": "face alone", "text": "text alone",
+}  # fmt: skip
+
+
+def pairs_table(matched: Facts, classes: tuple[str, ...]) -> None:
+    """Matched pairs a split and class."""
+    rows = [
+        [split, *map(str, n), sum(n)] for split, n in zip(("train", "validation", "test"), matched.notes["counts"], strict=True)
+    ]
+    report.table(["pairs", *classes, "together"], rows)
+
+
+def all_ways(experts: Experts, learned: dict[str, Predictions]) -> dict[str, Predictions]:
+    """Every system on the pairs by its name: each cue alone, the rules, what was learned on both cues."""
+    alone = {"face alone": experts.face, "text alone": experts.text}
+    return alone | {n: experts.fused(r) for n, r in experts.rules.items()} | {NAMES[k]: p for k, p in learned.items()}
+
+
+def hits(experts: Experts, learned: dict[str, Predictions], pairings: np.ndarray) -> dict[str, np.ndarray]:
+    """Right or wrong of every fusion on test pairs under re-pairings: {name: (R, N) bool}."""
+    labels = experts.face.test.labels
+    found = {name: experts.repaired(rule, pairings) == labels for name, rule in experts.rules.items()}
+    return found | {NAMES[kind]: p.arrays["repaired"] == labels for kind, p in learned.items()}
+
+
+def against_null(systems: dict[str, Predictions], right: dict[str, np.ndarray] | None = None) -> dict[str, dict]:
+    """Each system's accuracy, its difference to the null model, both with intervals, and the corrected p of McNemar's test.
+
+    right: hits under re-pairings, (R, N) a fusion, for intervals over pairings and items; without them (genuine pairs), and
+    for a cue alone, which no pairing changes, over items. The p values are of the first pairing.
+    """
+    others = [name for name in systems if name != NULL]
+    raw = [metrics.mcnemar(systems[name].test, systems[NULL].test)["p"] for name in others]
+    p_values = dict(zip(others, metrics.holm(raw), strict=True))
+    hits = {n: (p.test.posterior.argmax(1) == p.test.labels)[None] for n, p in systems.items()} | (right or {})
+    found = {}
+    for name in systems:
+        gap = np.subtract(*np.broadcast_arrays(hits[name], hits[NULL]), dtype=int)
+        found[name] = {"accuracy": fusion.over_pairings(hits[name]), "gap": fusion.over_pairings(gap), "p": p_values.get(name)}
+    return found
+
+
+def fusions(systems: dict[str, Predictions], found: dict[str, dict]) -> None:
+    """One row a system against the null model. found: of `against_null`."""
+    rows = []
+    for name, f in found.items():
+        score, (mean, low_high) = metrics.score(systems[name].test, count=1), f["accuracy"]
+        gap, p = (None, None) if name == NULL else (report.signed(f["gap"]), "< 0.001" if f["p"] < 0.001 else f"{f['p']:.3f}")
+        cells = [f"{report.percent(mean)} ({report.interval(low_high)})", gap, p, report.percent(score["macro_f1"])]
+        rows.append([name, *cells, report.percent(score["ece"]), f"{score['nll']:.3f}", score["seeds"]])
+    head = ["fusion", "accuracy % (95 % interval)", "points against the null model", "p (McNemar, Holm)", "macro-F1 %", "ECE %"]
+    report.table([*head, "NLL", "seeds"], rows)
+
+
+def verdict(found: dict[str, dict]) -> str:
+    """Which fusions beat the null model, which tie, which lose: a sentence. Better or worse only where the corrected p is
+    below 0.05 and the interval of the difference leaves out zero."""
+    kinds: dict[str, list[str]] = {"better than": [], "tied with": [], "worse than": []}
+    for name, f in found.items():
+        if name == NULL or name.endswith("alone"):
+            continue
+        gap, (low, high) = f["gap"]
+        tie = f["p"] >= 0.05 or low <= 0 <= high
+        kinds["tied with" if tie else "better than" if gap > 0 else "worse than"].append(name)
+    parts = [
+        f"{len(names)} {'is' if len(names) == 1 else 'are'} {kind} the null model ({', '.join(names)})"
+        for kind, names in kinds.items() if names
+    ]  # fmt: skip
+    return f"of {sum(map(len, kinds.values()))} other fusions " + "; ".join(parts) + "."
+
+
+def emap(learned: dict[str, Predictions]) -> None:
+    """What is lost when each fusion keeps only its additive part (EMAP), on the same pairs."""
+    rows = []
+    for kind in (k for k in BOTH_CUES if k in learned):
+        test, chosen = learned[kind].test, learned[kind].arrays["rows"].astype(int)
+        whole = (test.posterior.argmax(1) == test.labels)[chosen]
+        part = learned[kind].arrays["additive"] == test.labels[chosen]
+        change = report.signed(metrics.change(part, whole))
+        rows.append([NAMES[kind], report.percent(whole.mean()), report.percent(part.mean()), change, len(chosen)])
+    report.table(["fusion", "accuracy %", "additive part, accuracy %", "what the interaction is worth, points", "n"], rows)
+
+
+def apart(experts: Experts, *, seed: int = 0) -> tuple[np.ndarray, ...]:
+    """Test pairs of which half have two different labels: text partners (N,), whether the labels differ (N,), the
+    conflict score (N,), and the null model's posterior (N, K)."""
+    face, text, labels = experts.face.test.posterior, experts.text.test.posterior, experts.face.test.labels
+    partner = fusion.conflicts(labels, 0.5, seed=seed)
+    score = fusion.conflict(face, text[partner], experts.prior)
+    return partner, labels != labels[partner], score, fusion.product(face, text[partner], experts.prior)
+
+
+def detectors(families: dict[str, Experts]) -> tuple[Figure, str]:
+    """ROC curves of the conflict score, one a family of experts, and a sentence with AUROC and interval."""
+    fig, ax = plt.subplots(figsize=(4.6, 3.8))
+    said = []
+    for (name, experts), colour in zip(families.items(), report.LINES, strict=False):
+        _, differ, score, _ = apart(experts)
+        area = roc_auc_score(differ, score)
+        rng = np.random.default_rng(0)
+        drawn = [rng.integers(0, len(differ), len(differ)) for _ in range(500)]
+        low, high = np.percentile([roc_auc_score(differ[rows], score[rows]) for rows in drawn], [2.5, 97.5])
+        false, true, _ = roc_curve(differ, score)
+        ax.plot(100 * false, 100 * true, color=colour, label=f"{name}, AUROC {area:.3f}")
+        said.append(f"{name} {area:.3f} ({low:.3f}–{high:.3f})")
+    ax.plot([0, 100], [0, 100], "--", color="0.6", lw=1)
+    ax.set(xlabel="agreeing pairs called a conflict (%)", ylabel="conflicts found (%)")
+    ax.legend(fontsize=8)
+    return fig, f"AUROC of the conflict score (95 % interval over pairs, n = {len(differ):,}): " + "; ".join(said) + "."
+
+
+def follows(experts: Experts, *, bins: int = 5) -> tuple[Figure, str]:
+    """Whose answer the null model gives where face and text speak of different emotions, against how sure the face is; a
+    sentence on all such pairs."""
+    partner, differ, _, fused = apart(experts)
+    face, text = experts.face.test.posterior[differ], experts.text.test.posterior[partner[differ]]
+    answers = (fused[differ].argmax(1), face.argmax(1), text.argmax(1))
+    order = np.array_split(np.argsort(face.max(1) - text.max(1), kind="stable"), bins)
+    shares = 100 * np.array([fusion.follow(*(a[rows] for a in answers)) for rows in order])
+    middle = [100 * float(np.mean((face.max(1) - text.max(1))[rows])) for rows in order]
+    fig, ax = plt.subplots(figsize=(6.2, 2.9))
+    for values, name, colour, mark in zip(shares.T, ("the text", "the face", "neither"), report.LINES, "so^", strict=False):
+        ax.plot(middle, values, mark + "-", color=colour, label=name)
+    ax.set(xlabel="confidence of the face minus confidence of the text (points)", ylabel="answer follows (%)", ylim=(-3, 103))
+    ax.legend(fontsize=8)
+    whole = fusion.follow(*answers)
+    agreeing = experts.fused(lambda f, t: fusion.product(f, t, experts.prior)).test.posterior[~differ].max(1).mean()
+    said = (
+        f"Where the two experts disagree on a conflict pair, the answer is the text's in {report.percent(whole[0])} %, the "
+        f"face's in {report.percent(whole[1])} %, neither's in {report.percent(whole[2])} % (n = "
+        f"{int((answers[1] != answers[2]).sum()):,}). The fused confidence is {report.percent(fused[differ].max(1).mean())} % on "
+        f"conflicts and {report.percent(agreeing)} % on agreeing pairs."
+    )
+    return fig, said
+
+
+def missing(experts: Experts, learned: dict[str, Predictions]) -> tuple[Figure, str]:
+    """Accuracy while a cue is missing from more and more items: the null model falls back to the other expert."""
+    rates, fig_axes = np.linspace(0, 1, 11), plt.subplots(1, 2, figsize=(8.4, 3.1), sharey=True)
+    fig, axes = fig_axes
+    labels = experts.face.test.labels
+    both = {NULL: experts.fused(experts.rules[NULL]).test.posterior} | {NAMES[k]: p.test.posterior for k, p in learned.items()}
+    said = []
+    for ax, cue, array, other in ((axes[0], "face", "no_face", experts.text), (axes[1], "text", "no_text", experts.face)):
+        alone = {NULL: other.test.posterior} | {NAMES[k]: p.arrays[array] for k, p in learned.items()}
+        ends = {}
+        for (name, probs), colour in zip(both.items(), ("black", *report.LINES), strict=False):
+            right = [p.argmax(1) == labels for p in (probs, alone[name])]
+            ax.plot(100 * rates, 100 * fusion.dropped(*right, rates), color=colour, label=name, lw=2 if name == NULL else 1.2)
+            ends[name] = right[1]
+        ax.set(xlabel=f"{cue} missing (% of the pairs)", ylabel="accuracy (%)" if cue == "face" else None)
+        gaps = [f"{name} {report.signed(metrics.change(ends[NULL], hit))}" for name, hit in ends.items() if name != NULL]
+        said.append(f"Without any {cue}, points against falling back to the other expert: {'; '.join(gaps)}.")
+    axes[0].legend(fontsize=8)
+    return fig, "\n\n".join(said)
+
+
+def degraded(experts: Experts, alone: dict[str, Predictions], learned: dict[str, Predictions]) -> Figure:
+    """Accuracy while faces or texts get worse: the null model of the two experts `alone`, and what was learned on both cues."""
+    levels = DAMAGES | {"dropped words": DROPS}
+    units = {"blur": "pixels", "noise": "grey levels", "occlusion": "share of the side", "dropped words": "share of the words"}
+    fig, axes = plt.subplots(1, 4, figsize=(10.4, 3.2), sharey=True)
+    labels = experts.face.test.labels
+    for ax, (how, steps) in zip(axes, levels.items(), strict=True):
+        sides = zip(experts.calibrations, (alone["face"], alone["text"]), strict=True)
+        null = fusion.product(*(calibrated(p.arrays[f"degraded.{how}"].astype(float)) for calibrated, p in sides), experts.prior)
+        curves = {f"{NULL} (null model)": null.argmax(2)}
+        curves |= {NAMES[k]: p.arrays[f"degraded.{how}"] for k, p in learned.items() if f"degraded.{how}" in p.arrays}
+        other = "text" if how != "dropped words" else "face"
+        left = 100 * (getattr(experts, other).test.posterior.argmax(1) == labels).mean()
+        ax.axhline(left, color="0.5", ls="--", label="the other cue alone")
+        for (name, found), colour in zip(curves.items(), ("black", *report.LINES), strict=False):
+            ax.plot(steps, 100 * (found == labels).mean(1), "o-", ms=3, color=colour, label=name)
+        ax.set(title=how, xlabel=units[how], xticks=steps)
+    axes[0].set(ylabel="accuracy (%)")
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
+    return fig
+
+
+def final(systems: dict[str, tuple[Predictions, list[Predictions]]]) -> None:
+    """Every system on the same test pairs, best first; what was trained for it: parameters and minutes, a seed.
+
+    systems: {name: (its answers, the records of the networks that had to be trained)}.
+    """
+    rows = []
+    for name, (found, trained) in systems.items():
+        score, runs = metrics.score(found.test), [t.notes["runs"][0] for t in trained]
+        cost = (
+            [f"{sum(r['parameters'] for r in runs):,}", f"{sum(r['seconds'] for r in runs) / 60:.1f}"] if runs else [None, None]
+        )
+        cells = [
+            name,
+            report.spread(score),
+            report.spread(score, "macro_f1"),
+            report.percent(score["ece"]),
+            *cost,
+            score["seeds"],
+        ]
+        rows.append((score["accuracy"], cells))
+    head = [
+        "system",
+        "accuracy % (95 % interval)",
+        "macro-F1 % (95 % interval)",
+        "ECE %",
+        "trained parameters",
+        "minutes",
+        "seeds",
+    ]
+    report.table(head, [cells for _, cells in sorted(rows, key=lambda row: -row[0])])
+
+
+def card(experts: Experts, score: dict, conflict: str) -> str:
+    """The model card of the fused classifier."""
+    face, text = (metrics.score(p.test) for p in (experts.face, experts.text))
+    names = (("both cues", score), ("face alone", face), ("text alone", text))
+    rows = [[n, report.spread(s), report.spread(s, "macro_f1"), report.percent(s["ece"]), s["n"]] for n, s in names]
+    numbers = report.markdown_table(["test pairs", "accuracy % (95 % interval)", "macro-F1 %", "ECE %", "n"], rows)
+    return (
+        "# emotion-fusion\n\nA dual encoder with an image tower fine-tuned on faces and a text tower fine-tuned on sentences; a "
+        f"head and a calibration each; fused by the product of experts into {', '.join(experts.face.classes)}. Load it with "
+        f"`emolib.EmotionClassifier.from_pretrained`.\n\n**Data.** {experts.face.source}. A face and a text of such a pair were "
+        f"drawn by label; nobody wrote the text about the face.\n\n{numbers}\n\n{conflict}\n\n{report.LIMITS}"
+    )

@@ -1,0 +1,125 @@
+"""What readers see of fusion: tables and figures carry the numbers given; verdicts follow the tests."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from test_fusion import PRIOR, judged, world
+
+from emolib import faces, fusion, report, texts
+from emolib import fusion_report as shown
+
+
+@pytest.fixture(scope="module")
+def experts():
+    labels, face, text, _ = world(1200, spread=0.9)
+    split = np.repeat(["validation", "test"], 600)
+    made = [dataclasses.replace(judged(labels, p), split=split, ids=np.arange(1200)) for p in (face, text)]
+    return fusion.experts(*made)
+
+
+@pytest.fixture
+def printed(monkeypatch):
+    found = []
+    monkeypatch.setattr(report, "display", lambda shown: found.append(shown.data))
+    return found
+
+
+def network(experts, probs, **arrays):
+    """A learned fusion's record with these posteriors (N, K) on all pairs."""
+    notes = {"runs": [{"parameters": 1500, "seconds": 90.0}]}
+    return dataclasses.replace(experts.face, probs=probs[None].astype(np.float32), notes=notes, arrays=arrays)
+
+
+def truth(experts, sure=0.9):
+    labels = experts.face.labels
+    return np.full((len(labels), 5), (1 - sure) / 4) * (1 - np.eye(5)[labels]) + sure * np.eye(5)[labels]
+
+
+def test_the_null_model_is_beaten_only_by_what_is_better(experts, printed):
+    best, worst = network(experts, truth(experts)), network(experts, np.tile(PRIOR, (1200, 1)))
+    systems = shown.all_ways(experts, {"concat": best, "gate": worst})
+    pairings = fusion.repairings(experts.face.test.labels, 20)
+    right = shown.hits(experts, {}, pairings)
+    right |= {
+        "perceptron on both": np.ones((20, 600), bool),
+        "gate": (np.tile(PRIOR.argmax(), (20, 600)) == experts.face.test.labels),
+    }
+    found = shown.against_null(systems, right)
+    said = shown.verdict(found)
+    assert "of 6 other fusions" in said and "1 is better than the null model (perceptron on both)" in said
+    assert "gate" in said.split("worse than")[1] and found[shown.NULL]["gap"] == (0.0, (0.0, 0.0))
+    assert found["perceptron on both"]["accuracy"][0] == 1 and found["perceptron on both"]["p"] < 0.001
+    shown.fusions(systems, found)
+    rows = {line.split(" | ")[0].strip("| "): line for line in printed[0].splitlines()[2:]}
+    assert rows.keys() == systems.keys() and "100.0 (100.0–100.0)" in rows["perceptron on both"] and "< 0.001" in rows["gate"]
+
+
+def test_a_cue_alone_is_no_fusion_and_items_alone_give_intervals(experts):
+    systems = shown.all_ways(experts, {})
+    found = shown.against_null(systems)
+    accuracy, (low, high) = found["text alone"]["accuracy"]
+    assert accuracy == (experts.text.test.posterior.argmax(1) == experts.text.test.labels).mean() and low < accuracy < high
+    assert "alone" not in shown.verdict(found)
+
+
+def test_emap_table_shows_what_the_interaction_is_worth(experts, printed):
+    rows = np.arange(100)
+    labels = experts.face.test.labels
+    found = network(experts, truth(experts), rows=rows, additive=np.where(rows < 40, labels[rows], -1))
+    shown.emap({"concat": found})
+    assert "| perceptron on both | 100.0 | 40.0 | +60.0" in printed[0] and printed[0].endswith("| 100 |")
+
+
+def test_half_of_the_pairs_conflict_and_scores_tell_them(experts):
+    partner, differ, score, fused = shown.apart(experts)
+    assert differ.mean() == 0.5 and sorted(partner) == list(range(600)) and fused.shape == (600, 5)
+    assert score[differ].mean() > score[~differ].mean() + 0.1
+    fig, said = shown.detectors({"ours": experts})
+    assert "ours 0." in said and "n = 600" in said
+    assert fig.axes[0].get_legend().get_texts()[0].get_text().split()[-1] in said
+    fig, said = shown.follows(experts)
+    shares = np.array([line.get_ydata() for line in fig.axes[0].lines])
+    assert np.allclose(shares.sum(0), 100) and shares[1, -1] > shares[1, 0], "a surer face is followed more often"
+
+
+def test_missing_curves_end_at_the_other_expert(experts):
+    test = experts.face.test
+    found = network(experts, truth(experts), no_face=np.tile(PRIOR, (600, 1)), no_text=truth(experts)[600:])
+    fig, said = shown.missing(experts, {"gate": found})
+    null, gate = (line.get_ydata() for line in fig.axes[0].lines)
+    assert null[-1] == pytest.approx(100 * (experts.text.test.posterior.argmax(1) == test.labels).mean())
+    assert gate[0] == 100 and gate[-1] == pytest.approx(100 * (test.labels == PRIOR.argmax()).mean())
+    assert "Without any face" in said and "gate" in said
+
+
+def test_degraded_curves_start_at_the_whole_cue(experts):
+    levels = faces.DAMAGES | {"dropped words": texts.DROPS}
+    raw = {side: dataclasses.replace(getattr(experts, side), probs=getattr(experts, side).probs) for side in ("face", "text")}
+    both = fusion.experts(raw["face"], raw["text"])
+    alone = {
+        side: dataclasses.replace(
+            p, arrays={f"degraded.{how}": np.stack([p.test.posterior] * len(s)) for how, s in levels.items()}
+        )
+        for side, p in raw.items()
+    }
+    found = network(experts, truth(experts), **{f"degraded.{how}": np.zeros((len(s), 600)) for how, s in levels.items()})
+    fig = shown.degraded(both, alone, {"gate": found})
+    assert [ax.get_title() for ax in fig.axes] == list(levels)
+    null = fig.axes[0].lines[1].get_ydata()
+    whole = 100 * (both.fused(both.rules["product"]).test.posterior.argmax(1) == both.face.test.labels).mean()
+    assert np.allclose(null, whole, atol=0.2)
+
+
+def test_the_final_table_is_sorted_and_adds_up_what_was_trained(experts, printed):
+    good = network(experts, truth(experts))
+    shown.final({"nothing": (experts.face, []), "both": (good, [good, good])})
+    lines = printed[0].splitlines()
+    assert lines[2].startswith("| both | 100.0") and "| 3,000 | 3.0 |" in lines[2] and "| – | – |" in lines[3]
+
+
+def test_the_card_states_numbers_limits_and_law(experts):
+    from emolib import metrics
+
+    text = shown.card(experts, metrics.score(experts.face.test, count=10), "AUROC 0.9")
+    assert "emotion-fusion" in text and "both cues" in text and "AUROC 0.9" in text and "2024/1689" in text
