@@ -78,18 +78,35 @@ class EmotionClassifier:
         calibrations = {cue: Calibration(settings["temperatures"][cue], arrays[f"{cue}.correction"]) for cue in OWN}
         return cls(encoder, heads, calibrations, prior)
 
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Heads, calibrations' biases and prior, as `heads.safetensors` holds them."""
+        found = {"prior": self.prior}
+        for cue in OWN:
+            found |= {f"{cue}.weight": self.heads[cue].weight, f"{cue}.bias": self.heads[cue].bias}
+            found[f"{cue}.correction"] = self.calibrations[cue].bias
+        return found
+
+    @property
+    def temperatures(self) -> dict[str, float]:
+        """Each cue's."""
+        return {cue: calibration.temperature for cue, calibration in self.calibrations.items()}
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all that an answer depends on."""
+        parts = [self.encoder.fingerprint, str(self.encoder.size), json.dumps(self.temperatures, sort_keys=True)]
+        parts += [f"{name} {hashlib.sha256(array.tobytes()).hexdigest()}" for name, array in sorted(self.arrays.items())]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
     def save_pretrained(self, folder: str | Path, card: str) -> None:
         """Write encoder, heads, calibration and model card; the encoder's files are those of `transformers`."""
         folder = Path(folder)
         for part in (self.encoder.model, self.encoder.tokenizer, self.encoder.processor):
             part.save_pretrained(folder)
-        arrays = {"prior": self.prior}
-        for cue in OWN:
-            arrays |= {f"{cue}.weight": self.heads[cue].weight, f"{cue}.bias": self.heads[cue].bias}
-            arrays[f"{cue}.correction"] = self.calibrations[cue].bias
-        store.write_arrays(folder / "heads.safetensors", arrays)
+        store.write_arrays(folder / "heads.safetensors", self.arrays)
         settings = {
-            "image_size": self.encoder.size, "temperatures": {cue: c.temperature for cue, c in self.calibrations.items()},
+            "image_size": self.encoder.size, "temperatures": self.temperatures,
             "classes": {"shared": SHARED_CLASSES} | OWN, "fusion": "product of calibrated experts",
         }  # fmt: skip
         store.write_text(folder / "emolib.json", json.dumps(settings, indent=1) + "\n")
@@ -200,7 +217,7 @@ def predict(
         where = {"image": image_column and head.index(image_column), "text": text_column and head.index(text_column)}
         stat = table.stat()
         made = [str(table.resolve()), stat.st_size, stat.st_mtime_ns, image_column, text_column, delimiter]
-        key = hashlib.sha256(json.dumps([*made, classifier.encoder.fingerprint, classifier.encoder.size]).encode()).hexdigest()
+        key = hashlib.sha256(json.dumps([*made, classifier.fingerprint]).encode()).hexdigest()
         done = _resume(part, note, key)
         bar = tqdm(total=stat.st_size, desc=table.name, unit="B", unit_scale=True, mininterval=1)
         with part.open("r+b" if done["rows"] else "wb") as file:
@@ -211,7 +228,7 @@ def predict(
             for _ in islice(rows, done["rows"]):
                 pass
             while chunk := list(islice(rows, CHUNK)):
-                for cells, added in zip(*_classify(classifier, chunk, len(head), where, table.parent), strict=True):
+                for cells, added in zip(*_classify(classifier, chunk, len(head), where, table.parent, delimiter), strict=True):
                     done["outcomes"][_outcome(added)] = done["outcomes"].get(_outcome(added), 0) + 1
                     file.write(_line([*cells, *added], delimiter))
                 file.flush()
@@ -262,13 +279,13 @@ def _resume(part: Path, note: Path, key: str) -> dict:
     return done
 
 
-def _classify(classifier, chunk: list[list[str]], width: int, where: dict, folder: Path) -> tuple[list, list]:
+def _classify(classifier, chunk: list[list[str]], width: int, where: dict, folder: Path, delimiter: str) -> tuple[list, list]:
     """The rows' cells, brought to the header's width, and the cells that are added to each."""
     cells, texts, images, problems = [], [], [], []
     for row in chunk:
         said = [f"the row has {len(row)} cells, wanted {width}"] if len(row) != width else []
         # Nothing is lost: too many cells are joined in the last, too few are filled up.
-        row = [*row[: width - 1], ",".join(row[width - 1 :])] if len(row) > width else row + [""] * (width - len(row))
+        row = [*row[: width - 1], delimiter.join(row[width - 1 :])] if len(row) > width else row + [""] * (width - len(row))
         cells.append(row)
         texts.append(_text(row[where["text"]], said) if where["text"] is not None else None)
         images.append(_image(row[where["image"]], folder, said) if where["image"] is not None else None)

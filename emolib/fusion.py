@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from scipy.optimize import minimize
@@ -143,14 +144,12 @@ class Experts:
     prior: np.ndarray
     calibrations: tuple[Calibration, Calibration]
 
-    @property
+    @cached_property
     def rules(self) -> dict[str, Callable]:
         """Every rule by name, (face, text) -> posterior; what a rule has to learn it learns on validation pairs."""
         valid = self.face.validation
         face, text = valid.posterior, self.text.validation.posterior
-        share = max(
-            np.linspace(0, 1, 21), key=lambda w: -metrics.negative_log_likelihood(w * face + (1 - w) * text, valid.labels)
-        )
+        share = min(np.linspace(0, 1, 21), key=lambda w: metrics.negative_log_likelihood(w * face + (1 - w) * text, valid.labels))
         return {
             "product": lambda f, t: product(f, t, self.prior), "mean": mean,
             "weighted mean": lambda f, t: share * f + (1 - share) * t, "weighted by confidence": confidence_weighted,

@@ -154,8 +154,8 @@ def follows(experts: Experts, *, bins: int = 5) -> tuple[Figure, str]:
 
 def missing(experts: Experts, learned: dict[str, Predictions]) -> tuple[Figure, str]:
     """Accuracy while a cue is missing from more and more items: the null model falls back to the other expert."""
-    rates, fig_axes = np.linspace(0, 1, 11), plt.subplots(1, 2, figsize=(8.4, 3.1), sharey=True)
-    fig, axes = fig_axes
+    fig, axes = plt.subplots(1, 2, figsize=(8.4, 3.1), sharey=True)
+    rates = np.linspace(0, 1, 11)
     labels = experts.face.test.labels
     both = {NULL: experts.fused(experts.rules[NULL]).test.posterior} | {NAMES[k]: p.test.posterior for k, p in learned.items()}
     said = []
@@ -180,15 +180,18 @@ def degraded(experts: Experts, alone: dict[str, Predictions], learned: dict[str,
     fig, axes = plt.subplots(1, 4, figsize=(10.4, 3.2), sharey=True)
     labels = experts.face.test.labels
     for ax, (how, steps) in zip(axes, levels.items(), strict=True):
-        sides = zip(experts.calibrations, (alone["face"], alone["text"]), strict=True)
-        null = fusion.product(*(calibrated(p.arrays[f"degraded.{how}"].astype(float)) for calibrated, p in sides), experts.prior)
+        poor = "face" if how in DAMAGES else "text"
+        found = {side: getattr(experts, side).test.posterior for side in fusion.ONE_CUE}
+        calibrated = experts.calibrations[fusion.ONE_CUE.index(poor)]
+        found[poor] = calibrated(alone[poor].arrays[f"degraded.{how}"].astype(float))
+        null = fusion.product(found["face"], found["text"], experts.prior)
         curves = {f"{NULL} (null model)": null.argmax(2)}
         curves |= {NAMES[k]: p.arrays[f"degraded.{how}"] for k, p in learned.items() if f"degraded.{how}" in p.arrays}
-        other = "text" if how != "dropped words" else "face"
+        other = "text" if poor == "face" else "face"
         left = 100 * (getattr(experts, other).test.posterior.argmax(1) == labels).mean()
         ax.axhline(left, color="0.5", ls="--", label="the other cue alone")
-        for (name, found), colour in zip(curves.items(), ("black", *report.LINES), strict=False):
-            ax.plot(steps, 100 * (found == labels).mean(1), "o-", ms=3, color=colour, label=name)
+        for (name, answered), colour in zip(curves.items(), ("black", *report.LINES), strict=False):
+            ax.plot(steps, 100 * (answered == labels).mean(1), "o-", ms=3, color=colour, label=name)
         ax.set(title=how, xlabel=units[how], xticks=steps)
     axes[0].set(ylabel="accuracy (%)")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
@@ -203,28 +206,12 @@ def final(systems: dict[str, tuple[Predictions, list[Predictions]]]) -> None:
     rows = []
     for name, (found, trained) in systems.items():
         score, runs = metrics.score(found.test), [t.notes["runs"][0] for t in trained]
-        cost = (
-            [f"{sum(r['parameters'] for r in runs):,}", f"{sum(r['seconds'] for r in runs) / 60:.1f}"] if runs else [None, None]
-        )
-        cells = [
-            name,
-            report.spread(score),
-            report.spread(score, "macro_f1"),
-            report.percent(score["ece"]),
-            *cost,
-            score["seeds"],
-        ]
-        rows.append((score["accuracy"], cells))
-    head = [
-        "system",
-        "accuracy % (95 % interval)",
-        "macro-F1 % (95 % interval)",
-        "ECE %",
-        "trained parameters",
-        "minutes",
-        "seeds",
-    ]
-    report.table(head, [cells for _, cells in sorted(rows, key=lambda row: -row[0])])
+        sums = [sum(run[key] for run in runs) for key in ("parameters", "seconds")]
+        cost = [f"{sums[0]:,}", f"{sums[1] / 60:.1f}"] if runs else [None, None]
+        cells = [report.spread(score), report.spread(score, "macro_f1"), report.percent(score["ece"]), *cost, score["seeds"]]
+        rows.append((score["accuracy"], [name, *cells]))
+    head = ["system", "accuracy % (95 % interval)", "macro-F1 % (95 % interval)", "ECE %", "trained parameters", "minutes"]
+    report.table([*head, "seeds"], [cells for _, cells in sorted(rows, key=lambda row: -row[0])])
 
 
 def card(experts: Experts, score: dict, conflict: str) -> str:

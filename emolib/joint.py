@@ -91,7 +91,7 @@ class Fusion(nn.Module):
         self.kind, (size, patch, word), width = kind, sizes, config.width
         self.scale = size**0.5  # unit vectors become vectors of unit variance
         self.absent = nn.Parameter(torch.zeros(2, size))
-        if kind in ("face", "text", "gate"):
+        if kind in (*fusion.ONE_CUE, "gate"):
             self.one = nn.ModuleList(perceptron(size, width, classes, config.dropout) for _ in range(1 + (kind == "gate")))
         if kind in ("concat", "gate"):
             self.both = perceptron(2 * size, width, classes if kind == "concat" else 1, config.dropout)
@@ -105,7 +105,7 @@ class Fusion(nn.Module):
 
     def forward(self, face, text, patches, words, there):
         x, y = (torch.where(there[:, [i]], v, self.absent[i] / self.scale) * self.scale for i, v in enumerate((face, text)))
-        if self.kind in ("face", "text"):
+        if self.kind in fusion.ONE_CUE:
             return self.one[0](x if self.kind == "face" else y)
         if self.kind == "concat":
             return self.both(torch.cat([x, y], 1))
@@ -155,12 +155,12 @@ class CueBatches:
             there[u < self.drop / 2, 0] = there[u >= 1 - self.drop / 2, 1] = False
         return self.inputs(rows, partner, there)
 
-    def inputs(self, faces: np.ndarray, texts: np.ndarray, there: np.ndarray) -> tuple[torch.Tensor, ...]:
-        """Tensors for the faces and texts of these rows; tokens are left empty for those that do not look at them."""
+    def inputs(self, rows: np.ndarray, partners: np.ndarray, there: np.ndarray) -> tuple[torch.Tensor, ...]:
+        """Tensors for the faces in `rows` and the texts in `partners`; tokens are left empty where nothing looks at them."""
         patches, words = (x if self.tokens else x[:, :0, :0] for x in (self.cues.face_tokens, self.cues.text_tokens))
-        words = words[texts]
+        words = words[partners]
         words = words[:, : int((words != 0).any(2).sum(1).max(initial=0))]  # padding that no text of the batch needs
-        columns = (self.cues.face[faces], self.cues.text[texts], patches[faces], words)
+        columns = (self.cues.face[rows], self.cues.text[partners], patches[rows], words)
         return *(torch.from_numpy(c).to(self.dtype) for c in columns), torch.from_numpy(there)
 
     def views(self, inputs, progress, *, final):
@@ -168,13 +168,13 @@ class CueBatches:
 
 
 @torch.no_grad()
-def answers(models: list[Fusion], cues: Cues, faces: np.ndarray, texts: np.ndarray, there=(True, True)) -> np.ndarray:
-    """Posteriors of faces and texts in these rows of `cues`, each model's: (S, N, K) float64."""
+def answers(models: list[Fusion], cues: Cues, rows: np.ndarray, partners: np.ndarray, there=(True, True)) -> np.ndarray:
+    """Posteriors of the faces in `rows` of `cues` with the texts in the rows `partners`, each model's: (S, N, K) float64."""
     batches, parts = CueBatches(cues, models[0].kind, 0.0), []
     device = models[0].absent.device
-    for start in range(0, len(faces), 4096):
-        rows = slice(start, start + 4096)
-        inputs = batches.inputs(faces[rows], texts[rows], np.tile(there, (len(faces[rows]), 1)))
+    for start in range(0, len(rows), 4096):
+        face, text = rows[start : start + 4096], partners[start : start + 4096]
+        inputs = batches.inputs(face, text, np.tile(there, (len(face), 1)))
         inputs = tuple(x.to(device) for x in inputs)
         parts.append(np.stack([m.eval()(*inputs).double().softmax(1).cpu().numpy() for m in models]))
     return np.concatenate(parts, 1)
@@ -186,7 +186,7 @@ def learn(kind: str, cues: Cues, profile: Profile, name: str, degraded: dict[str
     degraded: {how: test cues at rising levels}. arrays, all of test pairs and the seeds' mean posterior: "repaired"
     (R, N) classes under R re-pairings (matched pairs only), "no_face" and "no_text" (N, K), "rows" (M,) and "additive"
     (M,) the classes that the additive part of the fusion gives these rows (EMAP), "degraded.<how>" (L, N) classes, of those
-    that see one cue (L, N, K) posteriors.
+    that see one cue (L, N, K) posteriors under damage to that cue.
     """
     config = profile.fusion
     with training.arithmetic(profile):
@@ -200,15 +200,19 @@ def learn(kind: str, cues: Cues, profile: Profile, name: str, degraded: dict[str
             "no_face": answers(models, test, own, own, (False, True)).mean(0).astype(np.float32),
             "no_text": answers(models, test, own, own, (True, False)).mean(0).astype(np.float32),
         }
-        if kind not in ("face", "text"):
+        if kind in fusion.BOTH_CUES:
             rows = np.random.default_rng(0).permutation(own)[: config.emap]
-            faces, texts = (grid.ravel() for grid in np.meshgrid(rows, rows, indexing="ij"))
-            table = fusion.log_odds(answers(models, test, faces, texts)).mean(0).reshape(len(rows), len(rows), -1)
+            every, other = (grid.ravel() for grid in np.meshgrid(rows, rows, indexing="ij"))
+            # Of the seeds' mean posterior, so that the table's diagonal is what the system answers.
+            table = fusion.log_odds(answers(models, test, every, other).mean(0)).reshape(len(rows), len(rows), -1)
             arrays |= {"rows": rows.astype(np.int32), "additive": fusion.additive(table).argmax(1).astype(np.int8)}
             if cues.matched:
                 pairings = fusion.repairings(test.labels, config.pairings)
-                arrays["repaired"] = np.stack([classes(models, test, own, texts) for texts in pairings])
-        for how, levels in (degraded or {}).items() if kind != "attention" else ():
+                arrays["repaired"] = np.stack([classes(models, test, own, partners) for partners in pairings])
+        for how, levels in (degraded or {}).items():
+            # Cross-attention has no tokens of what was damaged; an expert is asked only about damage to its own cue.
+            if kind == "attention" or (kind in fusion.ONE_CUE and kind != ("face" if how in faces.DAMAGES else "text")):
+                continue
             found = np.stack([answers(models, level, own, own).mean(0) for level in levels])
             one = kind in fusion.ONE_CUE  # of the experts posteriors, for the null model; of the others their classes
             arrays[f"degraded.{how}"] = found.astype(np.float32) if one else found.argmax(2).astype(np.int8)
@@ -216,9 +220,9 @@ def learn(kind: str, cues: Cues, profile: Profile, name: str, degraded: dict[str
     return predictions(cues, probs, notes, arrays)
 
 
-def classes(models: list[Fusion], cues: Cues, faces: np.ndarray, texts: np.ndarray) -> np.ndarray:
+def classes(models: list[Fusion], cues: Cues, rows: np.ndarray, partners: np.ndarray) -> np.ndarray:
     """The class of the seeds' mean posterior, (N,) int8."""
-    return answers(models, cues, faces, texts).mean(0).argmax(1).astype(np.int8)
+    return answers(models, cues, rows, partners).mean(0).argmax(1).astype(np.int8)
 
 
 def fit(kind: str, cues: Cues, profile: Profile, name: str, seed: int) -> training.Fitted:

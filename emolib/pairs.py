@@ -116,7 +116,9 @@ def genuine(profile: Profile) -> Genuine:
 
 def without_twins(data: Genuine) -> Genuine:
     """Without the Training pairs whose picture or text occurs in validation or test too."""
-    pictures = items.twin_groups(p.tobytes() if isinstance(p, np.ndarray) else p for p in data.pictures)
+    pictures = items.twin_groups(
+        p.read_bytes() if isinstance(p, Path) else p.tobytes() if isinstance(p, np.ndarray) else p for p in data.pictures
+    )
     texts = items.twin_groups(" ".join(t.lower().split()) for t in data.texts)
     leak = items.leaks(data, pictures) | items.leaks(data, texts)
     return replace(

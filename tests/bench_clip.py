@@ -3,7 +3,8 @@
 Encoding 2,000 faces three ways with the same weights: (a) the zero-shot-image-classification pipeline of transformers as its
 documentation shows it, (b) get_image_features in float32 on batches of 64, (c) this library at the encoder's own picture size,
 and (d) at the size that the profile uses. Beside each: its share of the machine's rate of matrix products, measured in the same
-run. `--tune` measures training steps of full fine-tuning instead: images/s, memory and model FLOP utilisation.
+run. `--tune` measures training steps of full fine-tuning instead: images/s, memory and model FLOP utilisation; `--predict` a
+table of pictures and texts through `emolib predict` against the encoder alone.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """The classifier for one's own data: equal to its parts, honest about missing cues, and tables of any kind lose no row."""
 
 import csv
+import dataclasses
 import io
 import os
 import signal
@@ -185,6 +186,28 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_file(folder, model, sample_
     assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
     refused = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
     assert refused.returncode != 0 and "is there already" in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_a_surplus_cell_keeps_the_tables_own_delimiter(model, tmp_path):
+    (tmp_path / "t.csv").write_text("id;said\n1;so glad;at last\n")
+    classifier.predict(model, tmp_path / "t.csv", tmp_path / "o.csv", text_column="said", delimiter=";")
+    row = next(csv.DictReader(io.StringIO((tmp_path / "o.csv").read_text()), delimiter=";"))
+    assert row["said"] == "so glad;at last" and "3 cells, wanted 2" in row["problem"] and row["text_emotion"]
+
+
+def test_a_run_is_not_continued_with_another_head(model, tmp_path, monkeypatch):
+    (tmp_path / "t.csv").write_text("said\n" + "so glad\n" * 4)
+    monkeypatch.setattr(classifier, "CHUNK", 2)
+    other = {cue: dataclasses.replace(c, temperature=3 * c.temperature) for cue, c in model.calibrations.items()}
+    changed = EmotionClassifier(model.encoder, model.heads, other, model.prior)
+    with monkeypatch.context() as patch:
+        calls = iter([None])
+        patch.setattr(classifier.os, "fsync", lambda _: next(calls))  # the second save is where it is killed
+        with pytest.raises(StopIteration):
+            classifier.predict(model, tmp_path / "t.csv", tmp_path / "o.csv", text_column="said")
+    classifier.predict(changed, tmp_path / "t.csv", tmp_path / "o.csv", text_column="said")
+    assert len({row["p_joy"] for row in read(tmp_path / "o.csv")}) == 1
+    assert model.fingerprint != changed.fingerprint
 
 
 def test_wrong_columns_are_named(model, tmp_path):

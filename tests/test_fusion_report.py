@@ -95,14 +95,12 @@ def test_missing_curves_end_at_the_other_expert(experts):
 
 def test_degraded_curves_start_at_the_whole_cue(experts):
     levels = faces.DAMAGES | {"dropped words": texts.DROPS}
-    raw = {side: dataclasses.replace(getattr(experts, side), probs=getattr(experts, side).probs) for side in ("face", "text")}
+    raw = {"face": experts.face, "text": experts.text}
     both = fusion.experts(raw["face"], raw["text"])
-    alone = {
-        side: dataclasses.replace(
-            p, arrays={f"degraded.{how}": np.stack([p.test.posterior] * len(s)) for how, s in levels.items()}
-        )
-        for side, p in raw.items()
-    }
+    alone = {side: dataclasses.replace(p, arrays={
+        f"degraded.{how}": np.stack([p.test.posterior] * len(s)) for how, s in levels.items()
+        if (how in faces.DAMAGES) == (side == "face")
+    }) for side, p in raw.items()}  # fmt: skip
     found = network(experts, truth(experts), **{f"degraded.{how}": np.zeros((len(s), 600)) for how, s in levels.items()})
     fig = shown.degraded(both, alone, {"gate": found})
     assert [ax.get_title() for ax in fig.axes] == list(levels)

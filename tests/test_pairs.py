@@ -126,6 +126,34 @@ def test_training_twins_of_held_out_pairs_are_left_out_and_counted(tables, tmp_p
     assert found.counts().sum(1).tolist() == [2, 4, 4] and "2 Training pairs with a twin" in found.source
 
 
+def test_twins_are_found_by_content_not_by_path(tables, tmp_path):
+    tables["train"].loc[0, "image"] = tables["test"].image[1]
+    for split, table in tables.items():
+        for j, content in enumerate(table.image):
+            (tmp_path / f"{split}-{j}.png").write_bytes(content)
+        table.assign(image=[f"{split}-{j}.png" for j in range(4)]).to_csv(tmp_path / f"{split}.csv", index=False)
+    found = pairs.without_twins(pairs.read_genuine(tmp_path, text=("title", "caption")))
+    assert found.counts().sum(1).tolist() == [3, 4, 4]
+
+
+def test_a_hub_set_is_read_at_its_revision(tables, monkeypatch):
+    import datasets
+
+    features = datasets.Features(
+        image=datasets.Image(), title=datasets.Value("string"), caption=datasets.Value("string"),
+        label=datasets.ClassLabel(names=["calm", "glad"]),
+    )  # fmt: skip
+    made = datasets.DatasetDict({
+        split: datasets.Dataset.from_dict({**table.to_dict("list"), "image": [{"bytes": b} for b in table.image]}, features)
+        for split, table in zip(("train", "validation", "test"), tables.values(), strict=True)
+    })  # fmt: skip
+    asked = []
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, revision: asked.append((name, revision)) or made)
+    found = pairs.read_genuine("someone/pairs@abc", text=("title", "caption"))
+    assert asked == [("someone/pairs", "abc")] and found.classes == ("calm", "glad")
+    assert found.pictures[0] == tables["train"].image[0] and found.labels.tolist() == [0, 1, 0, 1] * 3
+
+
 def test_words_that_name_an_emotion_are_masked_and_others_stay():
     texts = [
         "Smiling woman feels HAPPY in Madrid", "sad", "An angry man is made to tear a letter, unhappily",
