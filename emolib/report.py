@@ -195,7 +195,12 @@ def confusion(scores: dict[str, dict], classes: tuple[str, ...]) -> Figure:
 
 
 def learning_curves(histories: dict[str, list[list[dict]]]) -> Figure:
-    """Loss (training, with label smoothing and augmentation; validation, without) and validation accuracy a seed."""
+    """Loss (training, with label smoothing and augmentation; validation, without) and validation accuracy a seed.
+
+    Where nothing was trained for more than one epoch there is no curve: one row a system instead.
+    """
+    if max(len(history) for seeds in histories.values() for history in seeds) == 1:
+        return _one_epoch(histories)
     fig, axes = plt.subplots(1, 2, figsize=(8.4, 2.9))
     for (name, seeds), colour in zip(histories.items(), LINES[: len(histories)], strict=True):
         for i, history in enumerate(seeds):
@@ -212,6 +217,21 @@ def learning_curves(histories: dict[str, list[list[dict]]]) -> Figure:
     for ax in axes:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.legend()
+    return fig
+
+
+def _one_epoch(histories: dict[str, list[list[dict]]]) -> Figure:
+    """What one epoch gave: a row a system, first on top."""
+    fig, axes = plt.subplots(1, 2, figsize=(8.4, 0.9 + 0.28 * len(histories)), sharey=True)
+    for row, seeds in enumerate(histories.values()):
+        for (history,) in seeds:
+            axes[0].plot(history["train_loss"], row, "o", mfc="none", color=LINES[0])
+            axes[0].plot(history["validation_loss"], row, "o", color=LINES[0])
+            axes[1].plot(100 * history["validation_accuracy"], row, "o", color=LINES[0])
+    axes[0].set(xlabel="cross-entropy (nats)", yticks=range(len(histories)), ylim=(len(histories) - 0.5, -0.5))
+    axes[0].set_yticklabels(histories)
+    axes[0].legend(axes[0].lines[:2], ["training", "validation"])
+    axes[1].set(xlabel="validation accuracy after the only epoch (%)")
     return fig
 
 

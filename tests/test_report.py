@@ -67,6 +67,14 @@ def test_learning_curves_draw_every_seed_and_mark_the_best_epoch():
     assert accuracy.lines[1].get_xdata().tolist() == [2] and accuracy.lines[1].get_ydata().tolist() == [90.0]
 
 
+def test_one_epoch_is_a_row_a_system():
+    made = {n: [[{"train_loss": 1.2, "validation_loss": 1 + i, "validation_accuracy": 0.5 + i / 10}]] for i, n in enumerate("ab")}
+    loss, accuracy = report.learning_curves(made).axes
+    assert [t.get_text() for t in loss.get_yticklabels()] == ["a", "b"]
+    assert [line.get_xdata()[0] for line in accuracy.lines] == pytest.approx([50, 60])
+    assert [line.get_ydata()[0] for line in accuracy.lines] == [0, 1]
+
+
 def test_reliability_points_are_the_bins():
     data = make()
     fig = report.reliability({"GRU": (data.posterior, data.labels)})
