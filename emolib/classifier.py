@@ -166,19 +166,37 @@ def joined(encoder: Encoder, image: dict, text: dict) -> Encoder:
     return encoder.with_weights(weights | {k: v for k, v in text.items() if k.startswith(PARTS["text"])})
 
 
-def export(name: str, experts: Experts, card: str, profile: Profile) -> Facts:
-    """Write the fused classifier of a fine-tuned image tower (the step `name`) and the fine-tuned text tower.
-
-    The folder is <output folder>/export/emotion-fusion. notes: its files, and how far what is loaded from it lies from
-    `experts` on 200 held-out pairs. Raises ValueError if that is more than 1e-4.
-    """
-    encoder = clip.load(profile)
+def fused(name: str, experts: Experts, profile: Profile) -> EmotionClassifier:
+    """The classifier of a fine-tuned image tower (the step `name`) and the fine-tuned text tower, calibrated as `experts`."""
     image, text = (Tuned.load(path_of(profile, step, 0)) for step in (name, "texts/clip-tuned"))
-    whole = joined(encoder, image.weights, text.weights)
-    folder = out_folder(profile) / "export" / "emotion-fusion"
+    whole = joined(clip.load(profile), image.weights, text.weights)
     calibrations = dict(zip(OWN, experts.calibrations, strict=True))
-    made = EmotionClassifier(whole, {"image": image.head, "text": text.head}, calibrations, experts.prior)
-    made.save_pretrained(folder, card)
+    return EmotionClassifier(whole, {"image": image.head, "text": text.head}, calibrations, experts.prior)
+
+
+def abroad(classifier: EmotionClassifier, data: pairs.Genuine) -> Facts:
+    """What a classifier says about the held-out genuine pairs, which it has never seen the like of.
+
+    arrays: "ids", "labels" (N,) in the pairs' own classes (notes), "split" (N,) 0 validation, 1 test, and each cue's posterior
+    of the shared classes, "face" and "text" (N, 5).
+    """
+    part = data.select(held_out_rows(data))
+    _, face, text, *_ = classifier.posteriors(part.texts.tolist(), list(part.pictures))
+    arrays = {
+        "ids": part.ids.astype(np.int32), "labels": part.labels.astype(np.int8), "split": (part.split == "test").astype(np.int8),
+        "face": face.astype(np.float32), "text": text.astype(np.float32),
+    }  # fmt: skip
+    return facts(data, {"classes": list(data.classes)}, arrays)
+
+
+def export(name: str, experts: Experts, card: str, profile: Profile) -> Facts:
+    """Write the fused classifier (see `fused`) to <output folder>/export/emotion-fusion.
+
+    notes: its files, and how far what is loaded from it lies from `experts` on 200 held-out pairs. Raises ValueError if that
+    is more than 1e-4.
+    """
+    folder = out_folder(profile) / "export" / "emotion-fusion"
+    fused(name, experts, profile).save_pretrained(folder, card)
     data = pairs.match(faces.prepare(profile), texts.prepare(profile))
     some = data.select(held_out_rows(data)[:200])
     again = EmotionClassifier.from_pretrained(folder, precision=profile.precision)

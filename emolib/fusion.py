@@ -198,12 +198,18 @@ def conflicts(labels: np.ndarray, rate: float, *, seed: int = 0) -> np.ndarray:
     Each text is used exactly once. ValueError if the classes are so unequal that no such pairing exists.
     """
     rng = np.random.default_rng(seed)
-    partner, moved = np.arange(len(labels)), rng.permutation(len(labels))[: round(rate * len(labels))]
+    partner, order, wanted = np.arange(len(labels)), rng.permutation(len(labels)), round(rate * len(labels))
+    moved, rest = order[:wanted], order[wanted:]
+    counts = np.bincount(labels[moved], minlength=labels.max() + 1)
+    if 2 * counts.max() > wanted:  # half of the moved pairs at most can be of one class: the surplus stays, others go
+        own, others = moved[labels[moved] == counts.argmax()], rest[labels[rest] != counts.argmax()]
+        surplus = counts.max() - wanted // 2
+        moved = np.r_[np.setdiff1d(moved, own[:surplus], assume_unique=True), others[:surplus]]
     # Sorted by class, each row takes the text that lies the size of the largest class further: never its own class.
     moved = moved[np.argsort(labels[moved], kind="stable")]
     largest = np.bincount(labels[moved]).max() if len(moved) else 0
-    if 2 * largest > len(moved):
-        raise ValueError(f"{largest} of {len(moved)} pairs have one class: not all can be given another one's text")
+    if len(moved) < wanted or 2 * largest > wanted:
+        raise ValueError(f"{np.bincount(labels).max()} of {len(labels)} pairs have one class: no {wanted} can differ in label")
     partner[moved] = np.roll(moved, -largest)
     for _ in range(50):  # exchange texts at random wherever both labels still differ, so that no two classes are favoured
         one, other = rng.permutation(moved)[: len(moved) // 2 * 2].reshape(2, -1)

@@ -10,6 +10,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from emolib import fusion, metrics, report
 from emolib.faces import DAMAGES
 from emolib.fusion import BOTH_CUES, Experts
+from emolib.labels import MSED_TO_SHARED, SHARED_CLASSES
 from emolib.records import Facts, Predictions
 from emolib.texts import DROPS
 
@@ -152,6 +153,20 @@ def follows(experts: Experts, *, bins: int = 5) -> tuple[Figure, str]:
     return fig, said
 
 
+def followers(experts: Experts, learned: dict[str, Predictions]) -> None:
+    """Every fusion on those pairs: whose answer it gives where the experts disagree on a conflict, and how sure it is."""
+    partner, differ, _, _ = apart(experts)
+    face, text = experts.face.test.posterior, experts.text.test.posterior[partner]
+    found = {name: fusion.fuse(rule, face, text, experts.prior) for name, rule in experts.rules.items()}
+    rows = []
+    for name, probs in (found | {NAMES[kind]: p.arrays["apart"] for kind, p in learned.items()}).items():
+        shares = fusion.follow(*(p[differ].argmax(1) for p in (probs, face, text)))
+        sure = [report.percent(probs[part].max(1).mean()) for part in (differ, ~differ)]
+        rows.append([name, *map(report.percent, shares), *sure])
+    head = ["fusion", "follows the text %", "the face %", "neither %"]
+    report.table([*head, "mean confidence on conflicts %", "on agreeing pairs %"], rows)
+
+
 def missing(experts: Experts, learned: dict[str, Predictions]) -> tuple[Figure, str]:
     """Accuracy while a cue is missing from more and more items: the null model falls back to the other expert."""
     fig, axes = plt.subplots(1, 2, figsize=(8.4, 3.1), sharey=True)
@@ -196,6 +211,31 @@ def degraded(experts: Experts, alone: dict[str, Predictions], learned: dict[str,
     axes[0].set(ylabel="accuracy (%)")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
     return fig
+
+
+def abroad(found: Facts, prior: np.ndarray) -> None:
+    """How the classifier does on genuine pairs that it was not made for (see `classifier.abroad`): each cue and every rule on
+    pairs whose class it knows, calibrated on validation pairs; of ironic pairs, whether the conflict score finds them."""
+    classes, labels = found.notes["classes"], found.arrays["labels"].astype(int)
+    split = np.array(["validation", "test"])[found.arrays["split"]]
+    if not set(classes) & set(MSED_TO_SHARED):
+        test, score = split == "test", fusion.conflict(found.arrays["face"], found.arrays["text"], prior)
+        area = roc_auc_score(labels[test], score[test])
+        report.say(f"The conflict score tells {classes[1]} from {classes[0]} pairs: AUROC {area:.3f}, n = {test.sum():,}.")
+        return
+    known = [c for c in SHARED_CLASSES if c in MSED_TO_SHARED.values()]
+    number = np.array([known.index(MSED_TO_SHARED[c]) if c in MSED_TO_SHARED else -1 for c in classes])
+    columns, rows = [SHARED_CLASSES.index(c) for c in known], number[labels] >= 0
+    sides = []
+    for side in fusion.ONE_CUE:
+        probs = found.arrays[side][rows][:, columns].astype(float)
+        probs = (probs / probs.sum(1, keepdims=True))[None].astype(np.float32)
+        about = (tuple(known), found.fingerprint, found.source)
+        sides.append(Predictions(split[rows], found.arrays["ids"][rows], number[labels][rows], probs, *about))
+    systems = all_ways(fusion.experts(*sides), {})
+    against = against_null(systems)
+    fusions(systems, against)
+    report.say(f"On {(split[rows] == 'test').sum():,} test pairs of {', '.join(known)}: {verdict(against)}")
 
 
 def final(systems: dict[str, tuple[Predictions, list[Predictions]]]) -> None:

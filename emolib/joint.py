@@ -183,10 +183,10 @@ def answers(models: list[Fusion], cues: Cues, rows: np.ndarray, partners: np.nda
 def learn(kind: str, cues: Cues, profile: Profile, name: str, degraded: dict[str, list[Cues]] | None = None) -> Predictions:
     """Train one fusion once a seed and ask it everything that the analyses need.
 
-    degraded: {how: test cues at rising levels}. arrays, all of test pairs and the seeds' mean posterior: "repaired"
-    (R, N) classes under R re-pairings (matched pairs only), "no_face" and "no_text" (N, K), "rows" (M,) and "additive"
-    (M,) the classes that the additive part of the fusion gives these rows (EMAP), "degraded.<how>" (L, N) classes, of those
-    that see one cue (L, N, K) posteriors under damage to that cue.
+    degraded: {how: test cues at rising levels}. arrays, all of test pairs and the seeds' mean posterior: "no_face", "no_text"
+    (N, K); "rows" (M,) and "additive" (M,) the classes that the additive part of the fusion gives these rows (EMAP); of
+    matched pairs "repaired" (R, N) classes under R re-pairings, "apart" (N, K) where half are `fusion.conflicts`, and
+    "degraded.<how>" (L, N) classes, of those that see one cue (L, N, K) posteriors under damage to that cue.
     """
     config = profile.fusion
     with training.arithmetic(profile):
@@ -208,6 +208,8 @@ def learn(kind: str, cues: Cues, profile: Profile, name: str, degraded: dict[str
             arrays |= {"rows": rows.astype(np.int32), "additive": fusion.additive(table).argmax(1).astype(np.int8)}
             if cues.matched:
                 pairings = fusion.repairings(test.labels, config.pairings)
+                apart = fusion.conflicts(test.labels, 0.5)
+                arrays["apart"] = answers(models, test, own, apart).mean(0).astype(np.float32)
                 arrays["repaired"] = np.stack([classes(models, test, own, partners) for partners in pairings])
         for how, levels in (degraded or {}).items():
             # Cross-attention has no tokens of what was damaged; an expert is asked only about damage to its own cue.

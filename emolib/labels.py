@@ -8,6 +8,10 @@ SHARED_CLASSES = ("anger", "fear", "joy", "sadness", "surprise")
 TEXT_TO_SHARED = {name: name for name in SHARED_CLASSES}
 FACE_TO_SHARED = {"angry": "anger", "fear": "fear", "happy": "joy", "sad": "sadness", "surprise": "surprise"}
 
+# MSED (Jia et al. 2022); its neutral and disgust are no emotion of the shared space.
+MSED_CLASSES = ("happiness", "neutral", "sad", "anger", "fear", "disgust")
+MSED_TO_SHARED = {"happiness": "joy", "sad": "sadness", "anger": "anger", "fear": "fear"}
+
 # Columns of FER+ (Barsoum et al. 2016, arXiv:1608.01041): eight emotions, then "unknown" and "not a face".
 FERPLUS_COLUMNS = (
     "neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF",

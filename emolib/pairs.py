@@ -13,7 +13,7 @@ import pandas as pd
 from emolib import items, profiles
 from emolib.faces import Faces
 from emolib.items import DataError, Items, MissingData, held_out_rows
-from emolib.labels import FACE_TO_SHARED, SHARED_CLASSES, SPLITS, TEXT_TO_SHARED
+from emolib.labels import FACE_TO_SHARED, MSED_CLASSES, SHARED_CLASSES, SPLITS, TEXT_TO_SHARED
 from emolib.profiles import Profile
 from emolib.records import Facts, facts
 from emolib.texts import Texts
@@ -96,7 +96,6 @@ NO_MSED = (
     "desire). Ask its authors (Jia et al. 2022, Beyond Emotion: A Multi-Modal Dataset for Human Desire Understanding), or name "
     "the folder that holds msed/: EMOLIB_DATA=FOLDER python -m emolib run"
 )
-MSED_CLASSES = ("happiness", "neutral", "sad", "anger", "fear", "disgust")
 
 
 def genuine(profile: Profile) -> Genuine:

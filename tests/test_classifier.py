@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emolib import EmotionClassifier, classifier, clip, fusion, heads, profiles, prompts
+from emolib import EmotionClassifier, classifier, clip, fusion, heads, pairs, profiles, prompts
 from emolib.fusion import Calibration
 from emolib.items import DataError
 from emolib.labels import FACE_CLASSES, SHARED_CLASSES, TEXT_CLASSES
@@ -95,6 +95,16 @@ def test_towers_of_two_encoders_are_joined():
     face = [np.full((48, 48), 90, np.uint8)]
     assert np.array_equal(both.encode_images(face), encoder.encode_images(face))
     assert np.array_equal(both.encode_texts(["a face"]), other.encode_texts(["a face"]))
+
+
+def test_abroad_is_asked_of_held_out_pairs_only(model):
+    data = pairs.genuine(profiles.get("sample"))
+    part = data.select(np.concatenate([np.arange(5), np.flatnonzero(data.split != "train")[:5]]))
+    found = classifier.abroad(model, part)
+    assert found.arrays["ids"].tolist() == part.ids[5:].tolist() and found.notes["classes"] == ["sincere", "ironic"]
+    one = model(text=part.texts[7], image=part.pictures[7])
+    assert found.arrays["face"][2] == pytest.approx(list(one.image.values()), abs=1e-6)
+    assert found.arrays["text"][2] == pytest.approx(list(one.text.values()), abs=1e-6)
 
 
 def broken_table(path, faces, rows):

@@ -8,6 +8,7 @@ from test_fusion import PRIOR, judged, world
 
 from emolib import faces, fusion, report, texts
 from emolib import fusion_report as shown
+from emolib.records import Facts
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +82,37 @@ def test_half_of_the_pairs_conflict_and_scores_tell_them(experts):
     fig, said = shown.follows(experts)
     shares = np.array([line.get_ydata() for line in fig.axes[0].lines])
     assert np.allclose(shares.sum(0), 100) and shares[1, -1] > shares[1, 0], "a surer face is followed more often"
+
+
+def test_every_fusion_follows_somebody_on_the_same_conflicts(experts, printed):
+    partner, *_ = shown.apart(experts)
+    text = experts.text.test.posterior[partner]
+    shown.followers(experts, {"gate": network(experts, truth(experts), apart=text)})
+    rows = {line.split(" | ")[0].strip("| "): line.split(" | ")[1:] for line in printed[0].splitlines()[2:]}
+    assert rows["gate"][:3] == ["100.0", "0.0", "0.0"] and len(rows) == 6
+    assert all(abs(sum(map(float, row[:3])) - 100) < 0.11 for row in rows.values())
+    assert float(rows["product"][3]) < float(rows["product"][4].strip(" |")), "less sure on conflicts"
+
+
+def test_abroad_keeps_the_classes_that_the_experts_know(experts, printed):
+    ours = {"joy": "happiness", "sadness": "sad", "anger": "anger", "fear": "fear"}
+    classes = ["happiness", "neutral", "sad", "anger", "fear", "disgust"]
+    names = [fusion.SHARED_CLASSES[label] for label in experts.face.labels]
+    labels = np.array([classes.index(ours[n]) if n in ours else 1 for n in names])
+    arrays = {
+        "ids": np.arange(1200), "labels": labels, "split": (experts.face.split == "test").astype(int),
+        "face": experts.face.posterior, "text": experts.text.posterior,
+    }  # fmt: skip
+    shown.abroad(Facts("f", "made", {"classes": classes}, arrays), PRIOR)
+    rows = {line.split(" | ")[0].strip("| "): line for line in printed[0].splitlines()[2:]}
+    known = (labels != 1) & (experts.face.split == "test")
+    probs = experts.text.posterior[known][:, [0, 1, 2, 3]]
+    by_hand = 100 * (probs.argmax(1) == np.searchsorted(("anger", "fear", "joy", "sadness"), np.array(names)[known])).mean()
+    assert abs(float(rows["text alone"].split(" | ")[1].split()[0]) - by_hand) < 2, "but for calibration"
+    assert f"On {known.sum():,} test pairs of anger, fear, joy, sadness: of 4 other fusions" in printed[1]
+    ironic = {**arrays, "labels": (np.arange(1200) % 2)}
+    shown.abroad(Facts("f", "made", {"classes": ["sincere", "ironic"]}, ironic), PRIOR)
+    assert "tells ironic from sincere pairs: AUROC 0.5" in printed[2] or "AUROC 0.4" in printed[2]
 
 
 def test_missing_curves_end_at_the_other_expert(experts):

@@ -68,6 +68,9 @@ def test_on_independent_cues_the_null_model_is_not_beaten():
     rows = found.arrays["rows"]
     assert abs((found.arrays["additive"] == labels[rows]).mean() - (found.test.posterior.argmax(1) == labels)[rows].mean()) < 0.05
     assert found.arrays["repaired"].shape == (5, 300)
+    agree = fusion.conflicts(labels, 0.5) == np.arange(300)
+    assert np.allclose(found.arrays["apart"][agree], found.test.posterior[agree], atol=1e-6)
+    assert np.abs(found.arrays["apart"][~agree] - found.test.posterior[~agree]).max() > 0.1
 
 
 @pytest.mark.parametrize("kind", joint.KINDS)
