@@ -20,8 +20,10 @@ from emolib.records import Facts, Predictions
 
 _FLOOR = 1e-12
 # What `joint` learns on frozen features. "face" and "text" see one cue only: their product is the null model with equal
-# capacity; the others see both at once.
-ONE_CUE, BOTH_CUES = ("face", "text"), ("concat", "gate", "attention", "joint")
+# features and capacity. "face-tokens" and "text-tokens" are the same for cross-attention, which sees more than vectors. The
+# others see both cues at once.
+ONE_CUE, ONE_CUE_TOKENS = ("face", "text"), ("face-tokens", "text-tokens")
+BOTH_CUES = ("concat", "gate", "attention", "joint")
 
 
 def in_shared(probs: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:

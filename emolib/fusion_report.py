@@ -5,7 +5,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.metrics import roc_curve
 
 from emolib import fusion, metrics, report
 from emolib.faces import DAMAGES
@@ -14,10 +14,9 @@ from emolib.labels import MSED_TO_SHARED, SHARED_CLASSES
 from emolib.records import Facts, Predictions
 from emolib.texts import DROPS
 
-NULL = "product"
+NULL, TOKENS_NULL = "product", "product, experts on tokens"
 NAMES = {
     "concat": "perceptron on both", "gate": "gate", "attention": "cross-attention", "joint": "joint embedding, linear head",
-    "face": "face alone", "text": "text alone",
 }  # fmt: skip
 
 
@@ -29,60 +28,80 @@ def pairs_table(matched: Facts, classes: tuple[str, ...]) -> None:
     report.table(["pairs", *classes, "together"], rows)
 
 
-def all_ways(experts: Experts, learned: dict[str, Predictions]) -> dict[str, Predictions]:
-    """Every system on the pairs by its name: each cue alone, the rules, what was learned on both cues."""
-    alone = {"face alone": experts.face, "text alone": experts.text}
-    return alone | {n: experts.fused(r) for n, r in experts.rules.items()} | {NAMES[k]: p for k, p in learned.items()}
+def all_ways(
+    experts: Experts, learned: dict[str, Predictions], on_tokens: Experts | None = None
+) -> dict[str, Predictions]:  # fmt: skip
+    """Every system on the pairs by its name: each cue alone, the rules, what was learned on both cues.
+
+    on_tokens: the experts that see what cross-attention sees; their product is its null model.
+    """
+    found = {"face alone": experts.face, "text alone": experts.text}
+    if on_tokens:
+        found |= {"face tokens alone": on_tokens.face, "text tokens alone": on_tokens.text}
+    found |= {name: experts.fused(rule) for name, rule in experts.rules.items()}
+    if on_tokens:
+        found[TOKENS_NULL] = on_tokens.fused(on_tokens.rules[NULL])
+    return found | {NAMES[kind]: p for kind, p in learned.items()}
 
 
-def hits(experts: Experts, learned: dict[str, Predictions], pairings: np.ndarray) -> dict[str, np.ndarray]:
+def null_of(name: str, systems: dict[str, Predictions]) -> str:
+    """The null model of a system: the product of experts that see the same features."""
+    return TOKENS_NULL if TOKENS_NULL in systems and ("tokens" in name or name == NAMES["attention"]) else NULL
+
+
+def hits(
+    experts: Experts, learned: dict[str, Predictions], pairings: np.ndarray, on_tokens: Experts | None = None
+) -> dict[str, np.ndarray]:  # fmt: skip
     """Right or wrong of every fusion on test pairs under re-pairings: {name: (R, N) bool}."""
     labels = experts.face.test.labels
     found = {name: experts.repaired(rule, pairings) == labels for name, rule in experts.rules.items()}
+    if on_tokens:
+        found[TOKENS_NULL] = on_tokens.repaired(on_tokens.rules[NULL], pairings) == labels
     return found | {NAMES[kind]: p.arrays["repaired"] == labels for kind, p in learned.items()}
 
 
 def against_null(systems: dict[str, Predictions], right: dict[str, np.ndarray] | None = None) -> dict[str, dict]:
-    """Each system's accuracy, its difference to the null model, both with intervals, and the corrected p of McNemar's test.
+    """Each system's accuracy, its difference to its null model, both with intervals, and the corrected p of McNemar's test.
 
     right: hits under re-pairings, (R, N) a fusion, for intervals over pairings and items; without them (genuine pairs), and
     for a cue alone, which no pairing changes, over items. The p values are of the first pairing.
     """
-    others = [name for name in systems if name != NULL]
-    raw = [metrics.mcnemar(systems[name].test, systems[NULL].test)["p"] for name in others]
+    others = [name for name in systems if name not in (NULL, TOKENS_NULL)]
+    raw = [metrics.mcnemar(systems[name].test, systems[null_of(name, systems)].test)["p"] for name in others]
     p_values = dict(zip(others, metrics.holm(raw), strict=True))
     hits = {n: (p.test.posterior.argmax(1) == p.test.labels)[None] for n, p in systems.items()} | (right or {})
     found = {}
     for name in systems:
-        gap = np.subtract(*np.broadcast_arrays(hits[name], hits[NULL]), dtype=int)
+        gap = np.subtract(*np.broadcast_arrays(hits[name], hits[null_of(name, systems)]), dtype=int)
         found[name] = {"accuracy": fusion.over_pairings(hits[name]), "gap": fusion.over_pairings(gap), "p": p_values.get(name)}
     return found
 
 
 def fusions(systems: dict[str, Predictions], found: dict[str, dict]) -> None:
-    """One row a system against the null model. found: of `against_null`."""
+    """One row a system against its null model. found: of `against_null`."""
     rows = []
     for name, f in found.items():
         score, (mean, low_high) = metrics.score(systems[name].test, count=1), f["accuracy"]
-        gap, p = (None, None) if name == NULL else (report.signed(f["gap"]), "< 0.001" if f["p"] < 0.001 else f"{f['p']:.3f}")
+        gap, p = (None, None) if f["p"] is None else (report.signed(f["gap"]), "< 0.001" if f["p"] < 0.001 else f"{f['p']:.3f}")
         cells = [f"{report.percent(mean)} ({report.interval(low_high)})", gap, p, report.percent(score["macro_f1"])]
         rows.append([name, *cells, report.percent(score["ece"]), f"{score['nll']:.3f}", score["seeds"]])
-    head = ["fusion", "accuracy % (95 % interval)", "points against the null model", "p (McNemar, Holm)", "macro-F1 %", "ECE %"]
+    head = ["fusion", "accuracy % (95 % interval)", "points against its null model", "p (McNemar, Holm)", "macro-F1 %", "ECE %"]
     report.table([*head, "NLL", "seeds"], rows)
 
 
 def verdict(found: dict[str, dict]) -> str:
-    """Which fusions beat the null model, which tie, which lose: a sentence. Better or worse only where the corrected p is
+    """Which fusions beat their null model, which tie, which lose: a sentence. Better or worse only where the corrected p is
     below 0.05 and the interval of the difference leaves out zero."""
     kinds: dict[str, list[str]] = {"better than": [], "tied with": [], "worse than": []}
     for name, f in found.items():
-        if name == NULL or name.endswith("alone"):
+        if f["p"] is None or name.endswith("alone"):
             continue
         gap, (low, high) = f["gap"]
         tie = f["p"] >= 0.05 or low <= 0 <= high
         kinds["tied with" if tie else "better than" if gap > 0 else "worse than"].append(name)
     parts = [
-        f"{len(names)} {'is' if len(names) == 1 else 'are'} {kind} the null model ({', '.join(names)})"
+        f"{len(names)} {'is' if len(names) == 1 else 'are'} {kind} {'its' if len(names) == 1 else 'their'} null model "
+        f"({', '.join(names)})"
         for kind, names in kinds.items() if names
     ]  # fmt: skip
     return f"of {sum(map(len, kinds.values()))} other fusions " + "; ".join(parts) + "."
@@ -115,10 +134,7 @@ def detectors(families: dict[str, Experts]) -> tuple[Figure, str]:
     said = []
     for (name, experts), colour in zip(families.items(), report.LINES, strict=False):
         _, differ, score, _ = apart(experts)
-        area = roc_auc_score(differ, score)
-        rng = np.random.default_rng(0)
-        drawn = [rng.integers(0, len(differ), len(differ)) for _ in range(500)]
-        low, high = np.percentile([roc_auc_score(differ[rows], score[rows]) for rows in drawn], [2.5, 97.5])
+        area, (low, high) = metrics.auroc(differ, score)
         false, true, _ = roc_curve(differ, score)
         ax.plot(100 * false, 100 * true, color=colour, label=f"{name}, AUROC {area:.3f}")
         said.append(f"{name} {area:.3f} ({low:.3f}–{high:.3f})")
@@ -220,8 +236,9 @@ def abroad(found: Facts, prior: np.ndarray) -> None:
     split = np.array(["validation", "test"])[found.arrays["split"]]
     if not set(classes) & set(MSED_TO_SHARED):
         test, score = split == "test", fusion.conflict(found.arrays["face"], found.arrays["text"], prior)
-        area = roc_auc_score(labels[test], score[test])
-        report.say(f"The conflict score tells {classes[1]} from {classes[0]} pairs: AUROC {area:.3f}, n = {test.sum():,}.")
+        area, (low, high) = metrics.auroc(labels[test] == 1, score[test])
+        which = f"{classes[1]} from {classes[0]} pairs"
+        report.say(f"The conflict score tells {which}: AUROC {area:.3f} ({low:.3f}–{high:.3f}), n = {test.sum():,}.")
         return
     known = [c for c in SHARED_CLASSES if c in MSED_TO_SHARED.values()]
     number = np.array([known.index(MSED_TO_SHARED[c]) if c in MSED_TO_SHARED else -1 for c in classes])

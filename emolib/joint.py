@@ -18,7 +18,8 @@ from emolib.items import Items, held_out_rows
 from emolib.profiles import Profile, out_folder
 from emolib.records import Predictions, predictions
 
-KINDS = fusion.ONE_CUE + fusion.BOTH_CUES
+KINDS = fusion.ONE_CUE + fusion.ONE_CUE_TOKENS + fusion.BOTH_CUES
+SEE_TOKENS = (*fusion.ONE_CUE_TOKENS, "attention")
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,13 @@ def of_matched(profile: Profile) -> tuple[Cues, dict[str, list[Cues]]]:
 
 @cache
 def of_genuine(profile: Profile, masked: bool) -> Cues:
-    """The genuine pairs in frozen features, emotion words masked or not."""
-    data = pairs.genuine(profile)
-    data = pairs.masked(data) if masked else data
-    return cues(clip.load(profile), data, data.pictures, data.texts)
+    """The genuine pairs in frozen features, emotion words masked or not; the pictures are encoded once."""
+    data, encoder = pairs.genuine(profile), clip.load(profile)
+    if not masked:
+        return cues(encoder, data, data.pictures, data.texts)
+    data = pairs.masked(data)
+    vectors, tokens = encoder.encode_texts(data.texts), encoder.encode_texts(data.texts, tokens=True)
+    return replace(of_genuine(profile, False), source=data.source, text=vectors, text_tokens=tokens)
 
 
 def perceptron(inputs: int, width: int, outputs: int, dropout: float) -> nn.Sequential:
@@ -79,7 +83,8 @@ class Fusion(nn.Module):
     """Logits (N, K) from face and text vectors (N, D), their tokens (N, P, W) and (N, T, W'), and what is there, (N, 2) bool.
 
     concat: a perceptron on both vectors. gate: two perceptrons' logits, weighted by a third (Arevalo et al. 2017,
-    arXiv:1702.01992). attention: words look at patches and patches at words (Lu et al. 2019, arXiv:1908.02265). joint:
+    arXiv:1702.01992). attention: words look at patches and patches at words (Lu et al. 2019, arXiv:1908.02265); face-tokens
+    and text-tokens are the same network with nothing on the other side. joint:
     a linear head on the mean of the vectors, CLIP's own way to bring two things together. A cue that is missing is
     replaced by a learned vector.
     """
@@ -95,10 +100,10 @@ class Fusion(nn.Module):
             self.one = nn.ModuleList(perceptron(size, width, classes, config.dropout) for _ in range(1 + (kind == "gate")))
         if kind in ("concat", "gate"):
             self.both = perceptron(2 * size, width, classes if kind == "concat" else 1, config.dropout)
-        if kind == "attention":
+        if kind in SEE_TOKENS:
             self.enter = nn.ModuleList(nn.Sequential(nn.LayerNorm(n), nn.Linear(n, width)) for n in (patch, word))
             self.unseen = nn.Parameter(torch.zeros(2, 1, width))
-            self.look = nn.ModuleList(nn.MultiheadAttention(width, 4, config.dropout, batch_first=True) for _ in range(2))
+            self.look = nn.ModuleList(nn.MultiheadAttention(width, width // 32, config.dropout, batch_first=True) for _ in "12")
             self.both = perceptron(2 * width, width, classes, config.dropout)
         if kind == "joint":
             self.both = nn.Linear(size, classes)
@@ -116,6 +121,8 @@ class Fusion(nn.Module):
             return weight * self.one[0](x) + (1 - weight) * self.one[1](y)
         if self.kind == "joint":
             return self.both(F.normalize(x + y, dim=1) * self.scale)
+        if self.kind in fusion.ONE_CUE_TOKENS:  # nothing is left of the cue that it must not see
+            patches, words = (patches, words[:, :0]) if self.kind == "face-tokens" else (patches[:, :0], words)
         return self.both(torch.cat(self.attend((patches, words), there), 1))
 
     def attend(self, tokens, there) -> list[torch.Tensor]:
@@ -125,7 +132,7 @@ class Fusion(nn.Module):
             seen = (side != 0).any(2) & there[:, [i]]
             # One learned token a side is always there: what is missing, and something to look at.
             sides.append(torch.cat([self.unseen[i].expand(len(side), 1, -1), enter(side)], 1))
-            masks.append(torch.cat([torch.ones_like(seen[:, :1]), seen], 1))
+            masks.append(torch.cat([torch.ones_like(there[:, :1]), seen], 1))
         found = []
         for look, own, other in zip(self.look, (0, 1), (1, 0), strict=True):
             seen = look(sides[own], sides[other], sides[other], key_padding_mask=~masks[other], need_weights=False)[0]
@@ -142,7 +149,7 @@ class CueBatches:
 
     def __init__(self, cues: Cues, kind: str, drop: float):
         self.labels, self.cues, self.drop, self.dtype = cues.labels, cues, drop, torch.get_default_dtype()
-        self.tokens = kind == "attention"
+        self.tokens = kind in SEE_TOKENS
         self.rows = {label: np.flatnonzero(cues.labels == label) for label in np.unique(cues.labels)}
 
     def batch(self, rows, rng, progress):
@@ -212,8 +219,8 @@ def learn(kind: str, cues: Cues, profile: Profile, name: str, degraded: dict[str
                 arrays["apart"] = answers(models, test, own, apart).mean(0).astype(np.float32)
                 arrays["repaired"] = np.stack([classes(models, test, own, partners) for partners in pairings])
         for how, levels in (degraded or {}).items():
-            # Cross-attention has no tokens of what was damaged; an expert is asked only about damage to its own cue.
-            if kind == "attention" or (kind in fusion.ONE_CUE and kind != ("face" if how in faces.DAMAGES else "text")):
+            # There are no tokens of what was damaged; an expert is asked only about damage to its own cue.
+            if kind in SEE_TOKENS or (kind in fusion.ONE_CUE and kind != ("face" if how in faces.DAMAGES else "text")):
                 continue
             found = np.stack([answers(models, level, own, own).mean(0) for level in levels])
             one = kind in fusion.ONE_CUE  # of the experts posteriors, for the null model; of the others their classes

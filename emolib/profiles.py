@@ -217,7 +217,7 @@ PROFILES = {
             pairs=_tuning(5e-4, epochs=1, augment=0.2, erase=0.0),
             frozen=Frozen(sizes=(32, 48, 64), size_rows=500, shot_seeds=3),
             generality=Generality(alphas=_COARSE, faces=200, pairs=200, left_out_rows=800),
-            fusion=_fusion(5e-3, epochs=8, seeds=(0,), width=32, emap=60),
+            fusion=_fusion(5e-3, epochs=8, seeds=(0,), width=32, pairings=50, emap=40),
         ),
         Profile(
             "mini",

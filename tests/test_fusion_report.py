@@ -48,7 +48,7 @@ def test_the_null_model_is_beaten_only_by_what_is_better(experts, printed):
     }
     found = shown.against_null(systems, right)
     said = shown.verdict(found)
-    assert "of 6 other fusions" in said and "1 is better than the null model (perceptron on both)" in said
+    assert "of 6 other fusions" in said and "1 is better than its null model (perceptron on both)" in said
     assert "gate" in said.split("worse than")[1] and found[shown.NULL]["gap"] == (0.0, (0.0, 0.0))
     assert found["perceptron on both"]["accuracy"][0] == 1 and found["perceptron on both"]["p"] < 0.001
     shown.fusions(systems, found)
@@ -153,3 +153,16 @@ def test_the_card_states_numbers_limits_and_law(experts):
 
     text = shown.card(experts, metrics.score(experts.face.test, count=10), "AUROC 0.9")
     assert "emotion-fusion" in text and "both cues" in text and "AUROC 0.9" in text and "2024/1689" in text
+
+
+def test_cross_attention_is_held_against_experts_that_see_its_tokens(experts):
+    better = network(experts, truth(experts))
+    on_tokens = fusion.experts(better, better)
+    systems = shown.all_ways(experts, {"attention": better, "gate": better}, on_tokens)
+    found = shown.against_null(systems)
+    assert found["cross-attention"]["gap"] == (0.0, (0.0, 0.0)) and found["gate"]["gap"][0] > 0.05
+    assert found[shown.NULL]["p"] is None and found[shown.TOKENS_NULL]["p"] is None
+    said = shown.verdict(found)
+    assert "of 6 other fusions" in said and "cross-attention" in said.split("tied with")[1].split(";")[0]
+    pairings = fusion.repairings(experts.face.test.labels, 3)
+    assert shown.hits(experts, {}, pairings, on_tokens)[shown.TOKENS_NULL].mean() == 1

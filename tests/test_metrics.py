@@ -167,3 +167,16 @@ def test_the_trade_off_obeys_its_limit_and_is_chosen_on_one_half():
 def test_harmonic_by_hand():
     labels, predicted = np.array([0, 0, 1, 1, 2, 2]), np.array([0, 1, 1, 1, 2, 0])
     assert np.allclose(metrics.harmonic(labels, predicted, [2]), (0.75, 0.5, 0.6))
+
+
+def test_auroc_is_that_of_scikit_learn_and_its_interval_holds_it():
+    from sklearn.metrics import roc_auc_score
+
+    rng = np.random.default_rng(0)
+    truth = rng.random(300) < 0.4
+    score = np.round(rng.normal(truth * 0.8, 1), 1)  # with ties
+    area, (low, high) = metrics.auroc(truth, score)
+    assert area == pytest.approx(roc_auc_score(truth, score), abs=1e-12) and 0.05 < high - low < 0.2 and low < area < high
+    drawn = rng.integers(0, 300, (500, 300))
+    others = np.percentile([roc_auc_score(truth[rows], score[rows]) for rows in drawn], [2.5, 97.5])
+    assert np.allclose(others, (low, high), atol=0.01), "as many resamples one by one"
