@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,7 @@ NO_MSED = (
 )
 
 
+@cache
 def genuine(profile: Profile) -> Genuine:
     """Genuine pairs of a profile, Training without twins of held-out pictures or texts: MSED with title and caption as its
     text, labels its emotion; in `sample` drawn faces with sentences, sincere or ironic. Raises MissingData."""
