@@ -64,9 +64,9 @@ def main(arguments: list[str] | None = None) -> int:
     if chosen.command == "tune":
         return tune_only(chosen.way, profiles.get(chosen.profile))
     if chosen.command == "table":
-        from emolib import report
+        from emolib import page
 
-        print(report.results(profiles.get(chosen.profile)))
+        print(page.results(profiles.get(chosen.profile)))
         return 0
     return run_notebooks(chosen)
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
-from emolib import fusion, metrics, report
+from emolib import fusion, metrics, records, report
 from emolib.faces import DAMAGES
 from emolib.fusion import BOTH_CUES, Experts
 from emolib.labels import MSED_TO_SHARED, SHARED_CLASSES
+from emolib.profiles import Profile
 from emolib.records import Facts, Predictions
 from emolib.texts import DROPS
 
@@ -255,11 +258,59 @@ def abroad(found: Facts, prior: np.ndarray) -> None:
     report.say(f"On {(split[rows] == 'test').sum():,} test pairs of {', '.join(known)}: {verdict(against)}")
 
 
-def final(systems: dict[str, tuple[Predictions, list[Predictions]]]) -> None:
-    """Every system on the same test pairs, best first; what was trained for it: parameters and minutes, a seed.
+def best_way(load: Callable[[str], Predictions]) -> str:
+    """The record of the image tower's fine-tuning that is best on validation; load: a record by its name."""
+    ways = {f"faces/clip-{way}": load(f"faces/clip-{way}").validation for way in report.WAYS}
+    return metrics.choose(ways, lambda found: (found.posterior.argmax(1) == found.labels).mean())
 
-    systems: {name: (its answers, the records of the networks that had to be trained)}.
-    """
+
+def witnesses(load: Callable[[str], Predictions]) -> dict[str, dict[str, Predictions]]:
+    """The records of the two experts of each family, {family: {"face": ..., "text": ...}}."""
+    names = {
+        "frozen features": ("pairs/face", "pairs/text"), "tokens": ("pairs/face-tokens", "pairs/text-tokens"),
+        "CNN and GRU": ("faces/cnn", "texts/gru"), "fine-tuned encoder": (best_way(load), "texts/clip-tuned"),
+    }  # fmt: skip
+    return {family: dict(zip(fusion.ONE_CUE, map(load, two), strict=True)) for family, two in names.items()}
+
+
+def on_pairs(made: dict[str, dict[str, Predictions]], matched: Facts) -> dict[str, Experts]:
+    """Each family's experts, calibrated on the matched pairs."""
+    return {
+        family: fusion.experts(*(p if p.classes == SHARED_CLASSES else fusion.pairs_of(p, matched, s) for s, p in sides.items()))
+        for family, sides in made.items()
+    }
+
+
+def every_system(load: Callable[[str], Predictions | Facts]) -> dict[str, tuple[Predictions, list[Predictions]]]:
+    """{name: (its answers on matched pairs, the records of the networks that had to be trained)}."""
+    made = witnesses(load)
+    rows = {}
+    for family, experts in on_pairs(made, load("pairs/matched")).items():
+        rows |= {f"{family}: {side} alone": (getattr(experts, side), [made[family][side]]) for side in fusion.ONE_CUE}
+        rows[f"{family}: {NULL}"] = (experts.fused(experts.rules[NULL]), list(made[family].values()))
+    for kind in BOTH_CUES:
+        found = load(f"pairs/{kind}")
+        rows[f"{'tokens' if kind == 'attention' else 'frozen features'}: {NAMES[kind]}"] = (found, [found])
+    tuned = load("pairs/clip-tuned")
+    return rows | {"both towers fine-tuned on pairs": (tuned, [tuned]), "zero-shot on pairs": (load("pairs/clip-zero-shot"), [])}
+
+
+def results(profile: Profile) -> str:
+    """Every system on matched pairs, best first, as Markdown for the README; a gap names the command."""
+    head = "**Matched pairs of the two (five shared emotions; a face and a text of one class, drawn at random)**"
+    try:
+        systems = every_system(lambda name: records.read(name, profile))
+    except records.MissingRecord as gap:
+        return f"{head}\n\n- not recorded: {gap}"
+    scores = {name: metrics.score(found.test) for name, (found, _) in systems.items()}
+    order = sorted(scores, key=lambda name: -scores[name]["accuracy"])
+    rows = [[n, report.spread(s), report.spread(s, "macro_f1"), s["n"], s["seeds"]] for n in order for s in [scores[n]]]
+    return f"{head}\n\n{report.markdown_table(['system', 'accuracy %', 'macro-F1 %', 'n', 'seeds'], rows)}"
+
+
+def final(systems: dict[str, tuple[Predictions, list[Predictions]]]) -> None:
+    """Every system (see `every_system`) on the same test pairs, best first; what was trained for it: parameters and minutes,
+    a seed."""
     rows = []
     for name, (found, trained) in systems.items():
         score, runs = metrics.score(found.test), [t.notes["runs"][0] for t in trained]

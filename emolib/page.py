@@ -12,7 +12,7 @@ from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 from pygments.formatters import HtmlFormatter
 
-from emolib import profiles, report, store
+from emolib import fusion_report, profiles, report, store
 from emolib.profiles import ROOT, Profile
 
 _STYLE = """
@@ -71,8 +71,13 @@ def publish(notebooks: list[Path]) -> list[Path]:
         store.write_text(path, nbformat.writes(node) + "\n")
         written.append(path)
     readme = ROOT / "README.md"
-    store.write_text(readme, with_table(readme.read_text(encoding="utf8"), report.results(profiles.get("published"))))
+    store.write_text(readme, with_table(readme.read_text(encoding="utf8"), results(profiles.get("published"))))
     return [*written, readme]
+
+
+def results(profile: Profile) -> str:
+    """The README's tables."""
+    return f"{report.results(profile)}\n\n{fusion_report.results(profile)}"
 
 
 def clean(node: nbformat.NotebookNode) -> None:

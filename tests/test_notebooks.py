@@ -6,7 +6,7 @@ import re
 import nbformat
 import pytest
 
-from emolib import page, profiles, report
+from emolib import page, profiles
 from emolib.profiles import ROOT
 
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -80,7 +80,7 @@ def test_figures_are_the_pictures_of_the_notebooks():
 
 def test_readme_holds_the_table_of_the_records():
     readme = (ROOT / "README.md").read_text(encoding="utf8")
-    assert page.with_table(readme, report.results(profiles.get("published"))) == readme, "run: make publish"
+    assert page.with_table(readme, page.results(profiles.get("published"))) == readme, "run: make publish"
 
 
 def test_readme_links_and_pictures_exist():

@@ -13,7 +13,7 @@ import nbformat
 import numpy as np
 import pytest
 
-from emolib import profiles, records, store
+from emolib import joint, profiles, records, store
 from emolib.profiles import PROFILES, ROOT
 from emolib.records import Facts, MissingRecord, Predictions, Run, StaleRecord
 
@@ -189,7 +189,11 @@ def test_dual_encoders_of_a_profile_are_one(profile):
 
 
 # What stands in the braces of a step's name.
-BRACES = {"kind": "(?:faces|texts|pairs)", "way": "(?:full|flyp|lora|lpft)", "side": "(?:face|text)"}
+WAYS = "(?:linear|full|flyp|lora|lpft)"
+BRACES = {
+    "kind": "(?:faces|texts|pairs)", "way": WAYS, "best": WAYS, "w": WAYS, "side": "(?:face|text)",
+    "where": "(?:genuine|genuine-masked)", "network": f"(?:{'|'.join(joint.KINDS)})",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("profile", sorted({p for p, _ in COMMITTED}))
