@@ -190,43 +190,47 @@ def answers(models: list[Fusion], cues: Cues, rows: np.ndarray, partners: np.nda
 def learn(kind: str, cues: Cues, profile: Profile, name: str, degraded: dict[str, list[Cues]] | None = None) -> Predictions:
     """Train one fusion once a seed and ask it everything that the analyses need.
 
-    degraded: {how: test cues at rising levels}. arrays, all of test pairs and the seeds' mean posterior: "no_face", "no_text"
-    (N, K); "rows" (M,) and "additive" (M,) the classes that the additive part of the fusion gives these rows (EMAP); of
-    matched pairs "repaired" (R, N) classes under R re-pairings, "apart" (N, K) where half are `fusion.conflicts`, and
-    "degraded.<how>" (L, N) classes, of those that see one cue (L, N, K) posteriors under damage to that cue.
+    degraded: {how: test cues at rising levels}. arrays, all of test pairs and the seeds' mean posterior: of those that see both
+    cues "rows" (M,) and "additive" (M,) the classes that the additive part of the fusion gives these rows (EMAP); of matched
+    pairs also "repaired" (R, N) classes under R re-pairings, "apart" (N, K) where half are `fusion.conflicts`, "no_face" and
+    "no_text" (N, K), and "degraded.<how>" (L, N) classes, of those that see one cue (L, N, K) posteriors under damage to it.
     """
-    config = profile.fusion
     with training.arithmetic(profile):
-        models, done = [], []
-        for seed in config.seeds:
-            done.append(fit(kind, cues, profile, name, seed))
-            models.append(done[-1].model)
-        held_out, test = held_out_rows(cues), cues.part("test")
-        probs, own = answers(models, cues, held_out, held_out), np.arange(len(test))
-        arrays = {
-            "no_face": answers(models, test, own, own, (False, True)).mean(0).astype(np.float32),
-            "no_text": answers(models, test, own, own, (True, False)).mean(0).astype(np.float32),
-        }
-        if kind in fusion.BOTH_CUES:
-            rows = np.random.default_rng(0).permutation(own)[: config.emap]
-            every, other = (grid.ravel() for grid in np.meshgrid(rows, rows, indexing="ij"))
-            # Of the seeds' mean posterior, so that the table's diagonal is what the system answers.
-            table = fusion.log_odds(answers(models, test, every, other).mean(0)).reshape(len(rows), len(rows), -1)
-            arrays |= {"rows": rows.astype(np.int32), "additive": fusion.additive(table).argmax(1).astype(np.int8)}
-            if cues.matched:
-                pairings = fusion.repairings(test.labels, config.pairings)
-                apart = fusion.conflicts(test.labels, 0.5)
-                arrays["apart"] = answers(models, test, own, apart).mean(0).astype(np.float32)
-                arrays["repaired"] = np.stack([classes(models, test, own, partners) for partners in pairings])
+        done = [fit(kind, cues, profile, name, seed) for seed in profile.fusion.seeds]
+        models, held_out, test = [d.model for d in done], held_out_rows(cues), cues.part("test")
+        probs = answers(models, cues, held_out, held_out)
+        arrays = together(models, test, profile.fusion) if kind in fusion.BOTH_CUES else {}
         for how, levels in (degraded or {}).items():
-            # There are no tokens of what was damaged; an expert is asked only about damage to its own cue.
-            if kind in SEE_TOKENS or (kind in fusion.ONE_CUE and kind != ("face" if how in faces.DAMAGES else "text")):
-                continue
-            found = np.stack([answers(models, level, own, own).mean(0) for level in levels])
-            one = kind in fusion.ONE_CUE  # of the experts posteriors, for the null model; of the others their classes
-            arrays[f"degraded.{how}"] = found.astype(np.float32) if one else found.argmax(2).astype(np.int8)
+            own = fusion.ONE_CUE[0 if how in faces.DAMAGES else 1]
+            if kind not in SEE_TOKENS and (kind == own or kind in fusion.BOTH_CUES):  # no tokens are taken of what is damaged
+                arrays[f"degraded.{how}"] = worse(models, levels, kind == own)
     notes = {"history": [d.history for d in done], "runs": [d.notes for d in done]}
     return predictions(cues, probs, notes, arrays)
+
+
+def together(models: list[Fusion], test: Cues, config) -> dict[str, np.ndarray]:
+    """What `learn` asks of a fusion that sees both cues: EMAP; of matched pairs re-pairings, conflicts, missing cues."""
+    own = np.arange(len(test))
+    rows = np.random.default_rng(0).permutation(own)[: config.emap]
+    every, other = (grid.ravel() for grid in np.meshgrid(rows, rows, indexing="ij"))
+    # Of the seeds' mean posterior, so that the table's diagonal is what the system answers.
+    table = fusion.log_odds(answers(models, test, every, other).mean(0)).reshape(len(rows), len(rows), -1)
+    found = {"rows": rows.astype(np.int32), "additive": fusion.additive(table).argmax(1).astype(np.int8)}
+    if test.matched:
+        pairings = fusion.repairings(test.labels, config.pairings)
+        found["repaired"] = np.stack([classes(models, test, own, partners) for partners in pairings])
+        asked = {
+            "apart": (fusion.conflicts(test.labels, 0.5),), "no_face": (own, (False, True)), "no_text": (own, (True, False)),
+        }  # fmt: skip
+        found |= {name: answers(models, test, own, *how).mean(0).astype(np.float32) for name, how in asked.items()}
+    return found
+
+
+def worse(models: list[Fusion], levels: list[Cues], one: bool) -> np.ndarray:
+    """Answers on ever worse cues: posteriors (L, N, K) of an expert, for the null model; classes (L, N) of the others."""
+    own = np.arange(len(levels[0]))
+    found = np.stack([answers(models, level, own, own).mean(0) for level in levels])
+    return found.astype(np.float16) if one else found.argmax(2).astype(np.int8)
 
 
 def classes(models: list[Fusion], cues: Cues, rows: np.ndarray, partners: np.ndarray) -> np.ndarray:

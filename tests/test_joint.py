@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from emolib import clip, fusion, joint, profiles
+from emolib import clip, fusion, joint, profiles, training
 from emolib.joint import Cues
 
 SAMPLE = profiles.get("sample")
@@ -79,8 +79,13 @@ def test_every_kind_learns_and_does_without_a_cue(kind):
     found = joint.learn(kind, cues, PROFILE, f"test/{kind}")
     labels = found.test.labels
     assert (found.test.posterior.argmax(1) == labels).mean() > 0.7
-    for name, seen in (("no_face", "text"), ("no_text", "face")):
-        probs = found.arrays[name]
+    test = cues.part("test")
+    own = np.arange(len(test))
+    for name, seen, there in (("no_face", "text", (False, True)), ("no_text", "face", (True, False))):
+        with training.arithmetic(PROFILE):  # the checkpoint is there: nothing is trained again
+            probs = joint.answers([joint.fit(kind, cues, PROFILE, f"test/{kind}", 0).model], test, own, own, there)[0]
+        if kind in fusion.BOTH_CUES:
+            assert np.allclose(found.arrays[name], probs, atol=1e-6)
         assert np.allclose(probs.sum(1), 1, atol=1e-5)
         hits = (probs.argmax(1) == labels).mean()
         one = kind.removesuffix("-tokens")
