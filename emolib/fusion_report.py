@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -36,7 +37,8 @@ def all_ways(
 ) -> dict[str, Predictions]:  # fmt: skip
     """Every system on the pairs by its name: each cue alone, the rules, what was learned on both cues.
 
-    on_tokens: the experts that see what cross-attention sees; their product is its null model.
+    on_tokens: the experts that see what cross-attention sees; their product is its null model. Each is the mean posterior of
+    its seeds, as experts are, so that none is an average of more runs than another.
     """
     found = {"face alone": experts.face, "text alone": experts.text}
     if on_tokens:
@@ -44,7 +46,8 @@ def all_ways(
     found |= {name: experts.fused(rule) for name, rule in experts.rules.items()}
     if on_tokens:
         found[TOKENS_NULL] = on_tokens.fused(on_tokens.rules[NULL])
-    return found | {NAMES[kind]: p for kind, p in learned.items()}
+    means = {kind: replace(p, probs=p.posterior[None].astype(np.float32)) for kind, p in learned.items()}
+    return found | {NAMES[kind]: p for kind, p in means.items()}
 
 
 def null_of(name: str, systems: dict[str, Predictions]) -> str:
@@ -87,9 +90,9 @@ def fusions(systems: dict[str, Predictions], found: dict[str, dict]) -> None:
         score, (mean, low_high) = metrics.score(systems[name].test, count=1), f["accuracy"]
         gap, p = (None, None) if f["p"] is None else (report.signed(f["gap"]), "< 0.001" if f["p"] < 0.001 else f"{f['p']:.3f}")
         cells = [f"{report.percent(mean)} ({report.interval(low_high)})", gap, p, report.percent(score["macro_f1"])]
-        rows.append([name, *cells, report.percent(score["ece"]), f"{score['nll']:.3f}", score["seeds"]])
+        rows.append([name, *cells, report.percent(score["ece"]), f"{score['nll']:.3f}"])
     head = ["fusion", "accuracy % (95 % interval)", "points against its null model", "p (McNemar, Holm)", "macro-F1 %", "ECE %"]
-    report.table([*head, "NLL", "seeds"], rows)
+    report.table([*head, "NLL"], rows)
 
 
 def verdict(found: dict[str, dict]) -> str:
