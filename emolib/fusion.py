@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from scipy.optimize import minimize
@@ -24,6 +24,7 @@ _FLOOR = 1e-12
 # others see both cues at once.
 ONE_CUE, ONE_CUE_TOKENS = ("face", "text"), ("face-tokens", "text-tokens")
 BOTH_CUES = ("concat", "gate", "attention", "joint")
+KINDS = ONE_CUE + ONE_CUE_TOKENS + BOTH_CUES
 
 
 def in_shared(probs: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
@@ -260,11 +261,16 @@ def over_pairings(right: np.ndarray, *, count: int = 2000, seed: int = 0) -> tup
     Each of `count` resamples draws a pairing and the pairs in it, both with replacement. Pass a difference of two
     systems' hits for the interval of a difference.
     """
-    rng = np.random.default_rng(seed)
-    pairings, n = rng.integers(0, len(right), count), right.shape[1]
-    weights = rng.multinomial(n, np.full(n, 1 / n), size=count)
-    drawn = np.einsum("bn,bn->b", weights, right[pairings].astype(np.float32)) / n
+    pairings, weights = _resamples(*right.shape, count, seed)
+    drawn = np.einsum("bn,bn->b", weights, right[pairings].astype(np.float32)) / right.shape[1]
     return float(right.mean()), tuple(np.percentile(drawn, [2.5, 97.5]).tolist())
+
+
+@lru_cache(maxsize=4)
+def _resamples(pairings: int, n: int, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which pairing each resample draws, (count,), and how often each pair, (count, n): the same for every system."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, pairings, count), rng.multinomial(n, np.full(n, 1 / n), size=count)
 
 
 def dropped(both: np.ndarray, alone: np.ndarray, rates: np.ndarray) -> np.ndarray:

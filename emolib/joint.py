@@ -18,7 +18,6 @@ from emolib.items import Items, held_out_rows
 from emolib.profiles import Profile, out_folder
 from emolib.records import Predictions, predictions
 
-KINDS = fusion.ONE_CUE + fusion.ONE_CUE_TOKENS + fusion.BOTH_CUES
 SEE_TOKENS = (*fusion.ONE_CUE_TOKENS, "attention")
 
 
@@ -91,8 +90,8 @@ class Fusion(nn.Module):
 
     def __init__(self, kind: str, sizes: tuple[int, int, int], classes: int, config):
         super().__init__()
-        if kind not in KINDS:
-            raise ValueError(f"unknown fusion {kind!r}; choose from {', '.join(KINDS)}")
+        if kind not in fusion.KINDS:
+            raise ValueError(f"unknown fusion {kind!r}; choose from {', '.join(fusion.KINDS)}")
         self.kind, (size, patch, word), width = kind, sizes, config.width
         self.scale = size**0.5  # unit vectors become vectors of unit variance
         self.absent = nn.Parameter(torch.zeros(2, size))

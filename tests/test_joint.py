@@ -73,7 +73,7 @@ def test_on_independent_cues_the_null_model_is_not_beaten():
     assert np.abs(found.arrays["apart"][~agree] - found.test.posterior[~agree]).max() > 0.1
 
 
-@pytest.mark.parametrize("kind", joint.KINDS)
+@pytest.mark.parametrize("kind", fusion.KINDS)
 def test_every_kind_learns_and_does_without_a_cue(kind):
     cues = simulated("independent", 2000)
     found = joint.learn(kind, cues, PROFILE, f"test/{kind}")
@@ -92,7 +92,7 @@ def test_every_kind_learns_and_does_without_a_cue(kind):
         assert hits > (0.54 if kind == "joint" else 0.7) if one not in ("face", "text") or one == seen else hits < 0.65
 
 
-@pytest.mark.parametrize("kind", joint.KINDS)
+@pytest.mark.parametrize("kind", fusion.KINDS)
 def test_what_is_missing_is_not_looked_at(kind):
     cues = simulated("independent", 700)
     sizes = (8, 8, 8)
