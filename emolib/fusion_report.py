@@ -298,6 +298,12 @@ def every_system(load: Callable[[str], Predictions | Facts]) -> dict[str, tuple[
     return rows | {"both towers fine-tuned on pairs": (tuned, [tuned]), "zero-shot on pairs": (load("pairs/clip-zero-shot"), [])}
 
 
+def seeds(found: Predictions, trained: list[Predictions]) -> str:
+    """How many runs stand behind a row, and whether their posteriors were averaged into one answer."""
+    most = max([len(found.probs), *(len(p.probs) for p in trained)])
+    return f"{most}, averaged" if most > len(found.probs) else str(most)
+
+
 def results(profile: Profile) -> str:
     """Every system on matched pairs, best first, as Markdown for the README; a gap names the command."""
     head = "**Matched pairs of the two (five shared emotions; a face and a text of one class, drawn at random)**"
@@ -307,7 +313,8 @@ def results(profile: Profile) -> str:
         return f"{head}\n\n- not recorded: {gap}"
     scores = {name: metrics.score(found.test) for name, (found, _) in systems.items()}
     order = sorted(scores, key=lambda name: -scores[name]["accuracy"])
-    rows = [[n, report.spread(s), report.spread(s, "macro_f1"), s["n"], s["seeds"]] for n in order for s in [scores[n]]]
+    spreads = {n: [report.spread(scores[n], what) for what in ("accuracy", "macro_f1")] for n in order}
+    rows = [[n, *spreads[n], scores[n]["n"], seeds(*systems[n])] for n in order]
     return f"{head}\n\n{report.markdown_table(['system', 'accuracy %', 'macro-F1 %', 'n', 'seeds'], rows)}"
 
 
@@ -319,7 +326,13 @@ def final(systems: dict[str, tuple[Predictions, list[Predictions]]]) -> None:
         score, runs = metrics.score(found.test), [t.notes["runs"][0] for t in trained]
         sums = [sum(run[key] for run in runs) for key in ("parameters", "seconds")]
         cost = [f"{sums[0]:,}", f"{sums[1] / 60:.1f}"] if runs else [None, None]
-        cells = [report.spread(score), report.spread(score, "macro_f1"), report.percent(score["ece"]), *cost, score["seeds"]]
+        cells = [
+            report.spread(score),
+            report.spread(score, "macro_f1"),
+            report.percent(score["ece"]),
+            *cost,
+            seeds(found, trained),
+        ]
         rows.append((score["accuracy"], [name, *cells]))
     head = ["system", "accuracy % (95 % interval)", "macro-F1 % (95 % interval)", "ECE %", "trained parameters", "minutes"]
     report.table([*head, "seeds"], [cells for _, cells in sorted(rows, key=lambda row: -row[0])])

@@ -166,3 +166,9 @@ def test_cross_attention_is_held_against_experts_that_see_its_tokens(experts):
     assert "of 6 other fusions" in said and "cross-attention" in said.split("tied with")[1].split(";")[0]
     pairings = fusion.repairings(experts.face.test.labels, 3)
     assert shown.hits(experts, {}, pairings, on_tokens)[shown.TOKENS_NULL].mean() == 1
+
+
+def test_averaged_seeds_are_called_so(experts):
+    three = dataclasses.replace(experts.face, probs=np.repeat(experts.face.probs, 3, 0))
+    assert shown.seeds(experts.face, [three, experts.text]) == "3, averaged"
+    assert shown.seeds(three, [three]) == "3" and shown.seeds(experts.face, []) == "1"
