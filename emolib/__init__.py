@@ -4,8 +4,8 @@ import importlib
 
 __version__ = "0.1.0"
 _MODULES = (
-    "baselines", "classifier", "clip", "faces", "fusion", "generality", "heads", "items", "joint", "labels", "metrics", "pairs",
-    "profiles", "prompts", "records", "report", "sample", "texts", "training", "tuning",
+    "baselines", "classifier", "clip", "demo", "faces", "fusion", "generality", "heads", "items", "joint", "labels", "metrics",
+    "pairs", "profiles", "prompts", "records", "report", "sample", "texts", "training", "tuning",
 )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import re
+import tomllib
 from pathlib import Path
 
 import nbformat
@@ -31,15 +32,37 @@ th, td { border-bottom: 1px solid #ddd; padding: .3rem .6rem; vertical-align: to
 """
 
 
+WIDGET = "application/vnd.jupyter.widget-view+json"
+_BADGE = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
+_COLAB = """\
+import subprocess
+import sys
+from pathlib import Path
+
+study = Path("/content/study")
+if "google.colab" in sys.modules:  # fetch the study and what this machine lacks, never torch; elsewhere nothing is done
+    if not study.exists():
+        {fetch}
+    subprocess.run([sys.executable, str(study / "emolib" / "colab.py")], check=True)
+    sys.path.insert(0, str(study))"""
+_FETCH = 'subprocess.run(["git", "clone", "--quiet", "--depth", "1", "{address}", str(study)], check=True)'
+_NO_ADDRESS = 'raise SystemExit("Put this study at /content/study: the notebook does not know where it is published.")'
+
+
 def write(notebooks: list[Path], path: Path, profile: Profile) -> Path:
     """Join executed notebooks into one HTML page with a contents list: no script, no network; returns its path."""
     exporter = HTMLExporter(template_name="basic", embed_images=True, exclude_input_prompt=True, exclude_output_prompt=True)
     names, sections, contents = {p.name: p.stem for p in notebooks}, [], []
     for notebook in notebooks:
         node = nbformat.read(notebook, as_version=4)
-        for cell in node.cells:  # progress bars and log lines belong on the terminal
-            if cell.cell_type == "code":
-                cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+        for cell in node.cells:
+            if cell.cell_type == "code":  # bars and log lines belong on the terminal, widgets need a live notebook
+                cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr" and WIDGET not in o.get("data", {})]
+            for output in cell.get("outputs", []):
+                if "image/png" in output.get("data", {}):
+                    output.metadata["image/png"] = {"alt": f"figure: {cell.id.replace('-', ' ')}"}
+        node.cells[0].source = _without_badge(node.cells[0].source)
+        node.cells = [cell for cell in node.cells if cell.get("id") != "colab"]
         body, _ = exporter.from_notebook_node(node)
         for name, stem in names.items():
             body = body.replace(f'href="{name}"', f'href="#{stem}"')
@@ -65,14 +88,53 @@ def publish(notebooks: list[Path]) -> list[Path]:
     written = []
     for path in notebooks:
         node = nbformat.read(path, as_version=4)
+        dress(node, path.stem, repository())
         NotebookClient(node, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
         clean(node)
         written += [figure(path, cell) for cell in node.cells if picture(cell)]
         store.write_text(path, nbformat.writes(node) + "\n")
         written.append(path)
     readme = ROOT / "README.md"
-    store.write_text(readme, with_table(readme.read_text(encoding="utf8"), results(profiles.get("published"))))
+    store.write_text(readme, generated(readme.read_text(encoding="utf8"), repository()))
     return [*written, readme]
+
+
+def repository() -> str | None:
+    """The address of the repository, from pyproject.toml, the one place where it stands; None while it has none."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf8"))["project"]
+    return project.get("urls", {}).get("Repository", "").rstrip("/").removesuffix(".git") or None
+
+
+def badge(name: str, address: str) -> str:
+    """The badge that opens a notebook of a GitHub repository in Colab, as Markdown."""
+    place = address.removeprefix("https://github.com/")
+    return f"{_BADGE}(https://colab.research.google.com/github/{place}/blob/main/notebooks/{name}.ipynb)"
+
+
+def dress(node: nbformat.NotebookNode, name: str, address: str | None) -> None:
+    """Put badge and Colab cell into a notebook, as they follow from the repository's address."""
+    first = node.cells[0]
+    *head, links = _without_badge(first.source).split("\n\n")
+    first.source = "\n\n".join([*head, *([badge(name, address)] if address else []), links])
+    node.cells = [cell for cell in node.cells if cell.get("id") != "colab"]
+    code = _COLAB.format(fetch=_FETCH.format(address=address) if address else _NO_ADDRESS)
+    node.cells.insert(1, nbformat.v4.new_code_cell(code, id="colab"))
+
+
+def _without_badge(source: str) -> str:
+    return "\n\n".join(part for part in source.split("\n\n") if not part.startswith(_BADGE))
+
+
+def generated(readme: str, address: str | None) -> str:
+    """README.md with its generated parts: the results, and how to open the notebooks in Colab."""
+    readme = between(readme, "results", results(profiles.get("published")))
+    names = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+    badges = "\n".join(f"- {name[:2]} {badge(name, address)}" for name in names) if address else (
+        "*There is no button here yet, for this copy does not know where it is published: write the address to `pyproject.toml` "
+        "(`[project.urls]`, `Repository = \"https://github.com/...\"`) and run `make publish`. Until then upload a notebook to "
+        "Colab, and the study's folder to `/content/study`.*"
+    )  # fmt: skip
+    return between(readme, "colab", badges)
 
 
 def results(profile: Profile) -> str:
@@ -87,6 +149,8 @@ def clean(node: nbformat.NotebookNode) -> None:
         "language_info": {"name": "python"},
     }
     for cell in node.cells:
+        if cell.cell_type == "code":  # a widget is alive only beside its kernel; a page that is read shows the picture below it
+            cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
         cell.metadata = {key: value for key, value in cell.metadata.items() if key == "tags"}
 
 
@@ -104,9 +168,9 @@ def figure(notebook: Path, cell: nbformat.NotebookNode) -> Path:
     return path
 
 
-def with_table(readme: str, table: str) -> str:
-    """README.md with the generated table between its markers."""
-    start, end = "<!-- results: written by make publish -->", "<!-- end of results -->"
+def between(readme: str, name: str, text: str) -> str:
+    """README.md with a text between the two markers of that name."""
+    start, end = f"<!-- {name}: written by make publish -->", f"<!-- end of {name} -->"
     if start not in readme or end not in readme:
-        raise ValueError(f"README.md has no {start} ... {end}; put the two markers back where the table belongs")
-    return readme.split(start)[0] + f"{start}\n{table}\n" + end + readme.split(end)[1]
+        raise ValueError(f"README.md has no {start} ... {end}; put the two markers back where the {name} belong")
+    return readme.split(start)[0] + f"{start}\n{text}\n" + end + readme.split(end)[1]

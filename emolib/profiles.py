@@ -156,11 +156,13 @@ def _plain(value):
     return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
-_SAMPLE_TEXT = Recurrent(fit=Fit(epochs=6, batch_size=128, learning_rate=1e-2, warmup=0.1), embedding=32, hidden=24, dropout=0.3)
+_SAMPLE_TEXT = Recurrent(
+    seeds=(0, 1), fit=Fit(epochs=6, batch_size=64, learning_rate=1e-2, warmup=0.1), embedding=32, hidden=24, dropout=0.3
+)
 _TEXT = Recurrent(fit=Fit(epochs=7, batch_size=64, learning_rate=2e-3, warmup=0.1, ema=0.995))
 _SAMPLE_CNN = Convolutional(
-    fit=Fit(epochs=6, batch_size=32, learning_rate=4e-3, weight_decay=1e-3, warmup=0.1, ema=0.95, label_smoothing=0.05),
-    stem=8, widths=(16, 32, 64), blocks=(1, 1, 1), dropout=0.0, sizes=((1.0, 24),), augment=0.2, erase=0.0,
+    fit=Fit(epochs=12, batch_size=32, learning_rate=1e-2, weight_decay=1e-3, warmup=0.1, ema=0.95, label_smoothing=0.05),
+    stem=8, widths=(16, 32, 64), blocks=(1, 1, 1), dropout=0.0, sizes=((1.0, 16),), augment=0.2, erase=0.0,
 )  # fmt: skip
 _CNN = Convolutional(
     fit=Fit(
@@ -191,7 +193,7 @@ def _fusion(rate: float, *, epochs: int, **more) -> Fusion:
     return Fusion(Fit(epochs=epochs, batch_size=64, learning_rate=rate, weight_decay=0.05, warmup=0.1), **more)
 
 
-_COARSE = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+_COARSE = (0.0, 0.25, 0.5, 0.75, 1.0)
 _SAMPLE_CLIP = Clip("data/sample/clip-tiny", "Its encoder is a tiny CLIP, pre-trained on drawn people with captions.")
 _MINI_CLIP = Clip(
     "clip-mini",
@@ -215,8 +217,8 @@ PROFILES = {
             lstm=_SAMPLE_TEXT, gru=_SAMPLE_TEXT, cnn=_SAMPLE_CNN, clip=_SAMPLE_CLIP,
             **_ways(5e-4, epochs=1, augment=0.2, erase=0.0), texts=_tuning(2e-3, epochs=2),
             pairs=_tuning(5e-4, epochs=1, augment=0.2, erase=0.0),
-            frozen=Frozen(sizes=(32, 48, 64), size_rows=500, shot_seeds=3),
-            generality=Generality(alphas=_COARSE, faces=200, pairs=200, left_out_rows=800),
+            frozen=Frozen(sizes=(32, 48, 64), size_rows=400, shot_seeds=3),
+            generality=Generality(alphas=_COARSE, faces=150, pairs=150, left_out_rows=600),
             fusion=_fusion(5e-3, epochs=8, seeds=(0,), width=32, pairings=50, emap=40),
         ),
         Profile(

@@ -19,7 +19,7 @@ from emolib.profiles import ROOT
 
 FOLDER = ROOT / "data" / "sample"
 SIDE = faces.SIDE
-SIZES = (3000, 600, 600)
+SIZES = (1500, 400, 400)
 
 # Action units of each emotion at full strength: 1 inner brow up, 2 outer brow up, 4 brows down and together, 5 lid up,
 # 6 cheeks up, 7 lids tight, 9 nose wrinkled, 10 upper lip up, 12 lip corners up, 15 corners down, 17 chin up,
@@ -306,7 +306,7 @@ def ironic(seed: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarra
     Returns faces (N, 48, 48) uint8, sentences (N,), labels (N,) and splits (N,).
     """
     rng = np.random.default_rng(seed)
-    n = sum(sizes := (900, 200, 400))
+    n = sum(sizes := (800, 150, 300))
     happy, glad = rng.integers(0, 2, (2, n)).astype(bool)
     action, _ = units(rng, np.where(happy, FACE_CLASSES.index("happy"), FACE_CLASSES.index("sad")))
     pixels = draw(rng, people(rng, n), action)

@@ -32,7 +32,7 @@ def test_constraints_pin_everything_within_bounds():
 
 
 def test_what_published_pages_import_holds_no_torch():
-    names = "faces, fusion_report, metrics, pairs, published, records, report, texts"
+    names = "demo, faces, fusion_report, metrics, pairs, published, records, report, texts"
     code = f"import sys; from emolib import {names}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
@@ -48,7 +48,7 @@ def test_modules_import_in_one_direction():
     order = [
         "labels", "profiles", "store", "published", "prompts", "items", "records", "metrics", "texts", "faces", "sample", "pairs",
         "fusion", "training", "baselines", "clip", "heads", "tuning", "generality", "tiny", "joint", "classifier", "report",
-        "fusion_report", "page", "__main__",
+        "fusion_report", "demo", "colab", "page", "__main__",
     ]  # fmt: skip
     for path in (ROOT / "emolib").glob("*.py"):
         if path.stem == "__init__":

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from emolib import clip, generality, heads, pairs, profiles, prompts, training, tuning
+from emolib import clip, generality, heads, pairs, profiles, prompts, sample, training, tuning
 from emolib.items import DataError, MissingData
 from emolib.labels import FACE_CLASSES
 from emolib.tuning import Tuned
@@ -45,7 +45,7 @@ def test_seen_only_counts_labels_anew(sample_faces):
 
 def test_few_draws_training_and_validation_and_keeps_test(sample_faces):
     some = generality.few(sample_faces, 100)
-    assert [(some.split == s).sum() for s in ("train", "validation", "test")] == [100, 100, 600]
+    assert [(some.split == s).sum() for s in ("train", "validation", "test")] == [100, 100, sample.SIZES[2]]
     assert np.array_equal(generality.few(sample_faces, None).ids, sample_faces.ids)
 
 
@@ -71,7 +71,7 @@ def test_mixtures_begin_with_the_encoder_as_it_came(sample_faces, tmp_path, monk
     plain = measured(encoder)
     for name, values in plain.items():
         assert np.array_equal(found.arrays[name][0], values), name
-    rows = np.random.default_rng(0).permutation(600)[:100]
+    rows = np.random.default_rng(0).permutation(sample.SIZES[1])[:100]
     validation = sample_faces.part("validation").select(rows)
     right = head.posterior(encoder.encode_images(validation.pixels)).argmax(1) == validation.labels
     assert np.array_equal(found.arrays["right.emotion"][0], right) and len(found.arrays["right.emotion"]) == 2

@@ -84,7 +84,8 @@ def test_a_probe_is_at_its_optimum_with_fewer_items_than_dimensions_too():
 
 
 def test_asking_keeps_every_set_and_chooses_on_validation(encoder, sample_faces):
-    some = sample_faces.select(np.r_[0:20, 3000:3100, 3600:3700])
+    counts = {"train": 20, "validation": 100, "test": 100}
+    some = sample_faces.select(np.concatenate([np.flatnonzero(sample_faces.split == s)[:n] for s, n in counts.items()]))
     found = heads.ask(encoder, some, prompts.FACES)
     each = report.by_prompts(found)
     assert each.keys() == prompts.FACES.keys()

@@ -93,3 +93,14 @@ def test_a_finished_run_is_not_computed_again_unless_fresh(live):
     )
     assert "--fresh computes it anew" in done.stderr
     assert (copy / "records" / "texts" / "gru.json").stat().st_mtime_ns == made
+
+
+def test_the_comparison_fails_where_a_number_moved():
+    stored = {"a": [1.0, {"b": np.array([0.5, 0.25])}], "c": "text", "seconds": 3.0}
+    assert_close({"a": [1.0 + 5e-7, {"b": np.array([0.5, 0.25])}], "c": "text", "seconds": 9.0}, stored, "whole")
+    moved = ({"a": [1.0 + 2e-6, stored["a"][1]]}, {"c": "other"}, {"a": [1.0, {"b": np.array([0.5, 0.26])}]}, {"a": [1.0]})
+    for change in moved:
+        with pytest.raises(AssertionError):
+            assert_close(stored | change, stored, "whole")
+    with pytest.raises(AssertionError):
+        assert_close({k: v for k, v in stored.items() if k != "c"}, stored, "whole")

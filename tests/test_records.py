@@ -1,9 +1,11 @@
 """Records: what is stored is what is read; nothing stale, half-written or orphaned is ever shown."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -216,3 +218,64 @@ def test_records_are_small_and_hold_no_text():
     for profile in records.RECORDS.iterdir():
         assert sum(p.stat().st_size for p in profile.rglob("*") if p.is_file()) < 18e6, profile
     assert {p.suffix for p in files} == {".json", ".safetensors"}
+
+
+def rewrite(name, *, about=None, arrays=None):
+    """Change a copy of a committed record, checksum and all, as code that went wrong would have written it."""
+    path = records.RECORDS / "sample" / name
+    stored = json.loads(path.with_suffix(".json").read_text())
+    if arrays:
+        found = store.read_arrays(path.with_suffix(".safetensors"))
+        arrays(found)
+        store.write_arrays(path.with_suffix(".safetensors"), found)
+        stored["sha256"] = hashlib.sha256(path.with_suffix(".safetensors").read_bytes()).hexdigest()
+    if about:
+        about(stored)
+    path.with_suffix(".json").write_text(json.dumps(stored))
+
+
+def current():
+    test_committed_record_is_current_and_whole("sample", "faces/cnn")
+
+
+def same_data():
+    test_systems_of_a_set_saw_the_same_data("sample", "faces/")
+
+
+def all_named():
+    test_every_record_is_named_by_a_notebook_and_every_name_has_a_record("sample")
+
+
+def orphan():
+    for suffix in (".json", ".safetensors"):
+        folder = records.RECORDS / "sample" / "faces"
+        shutil.copy(folder / f"cnn{suffix}", folder / f"cnn-old{suffix}")
+
+
+BREAKAGES = {
+    "another configuration": (current, lambda: rewrite("faces/cnn", about=lambda a: a["config"]["cnn"].update(stem=99))),
+    "another notebook's profile": (current, lambda: rewrite("faces/cnn", about=lambda a: a.update(profile="mini"))),
+    "a checksum that does not fit": (current, lambda: rewrite("faces/cnn", about=lambda a: a.update(sha256="0" * 64))),
+    "rows that miss one": (current, lambda: rewrite("faces/cnn", arrays=lambda a: a["probs"].__imul__(0.9))),
+    "an item twice": (current, lambda: rewrite("faces/cnn", arrays=lambda a: a["ids"].__setitem__(-1, a["ids"][0]))),
+    "items of Training": (current, lambda: rewrite("faces/cnn", arrays=lambda a: a["split"].__imul__(0))),
+    "other data": (same_data, lambda: rewrite("faces/cnn", about=lambda a: a["data"].update(fingerprint="f"))),
+    "other labels": (same_data, lambda: rewrite("faces/cnn", arrays=lambda a: a.update(labels=a["labels"][::-1]))),
+    "another encoder": (
+        lambda: test_dual_encoders_of_a_profile_are_one("sample"),
+        lambda: rewrite("faces/clip-zero-shot", about=lambda a: a["notes"]["encoder"].update(fingerprint="f")),
+    ),
+    "a record that no notebook names": (all_named, orphan),
+    "a record that is gone": (all_named, lambda: (records.RECORDS / "sample" / "faces" / "cnn.json").unlink()),
+}
+
+
+@pytest.mark.parametrize("what", BREAKAGES)
+def test_each_guard_fails_on_a_broken_copy(what, tmp_path, monkeypatch):
+    guard, damage = BREAKAGES[what]
+    shutil.copytree(records.RECORDS / "sample", tmp_path / "sample")
+    monkeypatch.setattr(records, "RECORDS", tmp_path)
+    guard()
+    damage()
+    with pytest.raises((AssertionError, ValueError)):
+        guard()
