@@ -30,7 +30,7 @@ lint: setup ## ruff over code and notebooks
 	$(BIN)/ruff format --check .
 
 nbval: setup ## recompute the committed notebooks and compare every output
-	$(BIN)/python -m pytest --nbval notebooks
+	$(BIN)/python -m pytest --nbval notebooks -n 2 --dist loadfile
 
 publish: setup ## re-execute the committed notebooks, clean them, rewrite figures and the README table
 	$(BIN)/python -m emolib publish

@@ -19,9 +19,12 @@ from emolib.records import Facts, Predictions
 from emolib.texts import DROPS
 
 NULL, TOKENS_NULL = "product", "product, experts on tokens"
+COMMONEST = "always the commonest class"
 NAMES = {
     "concat": "perceptron on both", "gate": "gate", "attention": "cross-attention", "joint": "joint embedding, linear head",
 }  # fmt: skip
+# One colour a system in every figure.
+COLOURS = {NULL: "black", TOKENS_NULL: "0.55"} | dict(zip(NAMES.values(), report.LINES, strict=True))
 
 
 def pairs_table(matched: Facts, classes: tuple[str, ...]) -> None:
@@ -46,8 +49,12 @@ def all_ways(
     found |= {name: experts.fused(rule) for name, rule in experts.rules.items()}
     if on_tokens:
         found[TOKENS_NULL] = on_tokens.fused(on_tokens.rules[NULL])
-    means = {kind: replace(p, probs=p.posterior[None].astype(np.float32)) for kind, p in learned.items()}
-    return found | {NAMES[kind]: p for kind, p in means.items()}
+    return found | {NAMES[kind]: averaged(p) for kind, p in learned.items()}
+
+
+def averaged(found: Predictions) -> Predictions:
+    """The seeds' mean posterior as one system."""
+    return replace(found, probs=found.posterior[None].astype(np.float32))
 
 
 def null_of(name: str, systems: dict[str, Predictions]) -> str:
@@ -83,28 +90,39 @@ def against_null(systems: dict[str, Predictions], right: dict[str, np.ndarray] |
     return found
 
 
-def fusions(systems: dict[str, Predictions], found: dict[str, dict]) -> None:
-    """One row a system against its null model. found: of `against_null`."""
-    rows = []
+def fusions(systems: dict[str, Predictions], found: dict[str, dict], *, face: str = "face") -> None:
+    """One row a system against its null model. found: of `against_null`; face: what to call the picture's side."""
+    judged = systems[NULL]
+    guess = np.bincount(judged.validation.labels).argmax()
+    hits = metrics.confusion(judged.test.labels, np.full(len(judged.test.labels), guess), len(judged.classes))
+    rows = [[COMMONEST, report.percent(metrics.accuracy(hits)), *[None] * 3, report.percent(metrics.macro_f1(hits)), None, None]]
     for name, f in found.items():
         score, (mean, low_high) = metrics.score(systems[name].test, count=1), f["accuracy"]
-        gap, p = (None, None) if f["p"] is None else (report.signed(f["gap"]), "< 0.001" if f["p"] < 0.001 else f"{f['p']:.3f}")
-        cells = [f"{report.percent(mean)} ({report.interval(low_high)})", gap, p, report.percent(score["macro_f1"])]
-        rows.append([name, *cells, report.percent(score["ece"]), f"{score['nll']:.3f}"])
-    head = ["fusion", "accuracy % (95 % interval)", "points against its null model", "p (McNemar, Holm)", "macro-F1 %", "ECE %"]
+        cells = [f"{report.percent(mean)} ({report.interval(low_high)})", *[None] * 3]
+        if f["p"] is not None:
+            cells[1:] = ["on tokens" if null_of(name, systems) == TOKENS_NULL else "product", report.signed(f["gap"]), _p(f["p"])]
+        shown = name.replace("face", face)
+        rows.append([shown, *cells, report.percent(score["macro_f1"]), report.percent(score["ece"]), f"{score['nll']:.3f}"])
+    head = ["fusion", "accuracy % (95 % interval)", "null model", "points against it", "p (McNemar, Holm)", "macro-F1 %", "ECE %"]
     report.table([*head, "NLL"], rows)
 
 
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _outcome(f: dict) -> str:
+    """Better or worse only where the corrected p is below 0.05 and the interval of the difference leaves out zero."""
+    gap, (low, high) = f["gap"]
+    return "tied with" if f["p"] >= 0.05 or low <= 0 <= high else "better than" if gap > 0 else "worse than"
+
+
 def verdict(found: dict[str, dict]) -> str:
-    """Which fusions beat their null model, which tie, which lose: a sentence. Better or worse only where the corrected p is
-    below 0.05 and the interval of the difference leaves out zero."""
+    """Which fusions beat their null model, which tie, which lose: a sentence."""
     kinds: dict[str, list[str]] = {"better than": [], "tied with": [], "worse than": []}
     for name, f in found.items():
-        if f["p"] is None or name.endswith("alone"):
-            continue
-        gap, (low, high) = f["gap"]
-        tie = f["p"] >= 0.05 or low <= 0 <= high
-        kinds["tied with" if tie else "better than" if gap > 0 else "worse than"].append(name)
+        if f["p"] is not None and not name.endswith("alone"):
+            kinds[_outcome(f)].append(name)
     parts = [
         f"{len(names)} {'is' if len(names) == 1 else 'are'} {kind} {'its' if len(names) == 1 else 'their'} null model "
         f"({', '.join(names)})"
@@ -113,16 +131,40 @@ def verdict(found: dict[str, dict]) -> str:
     return f"of {sum(map(len, kinds.values()))} other fusions " + "; ".join(parts) + "."
 
 
+def answer(settings: dict[str, dict[str, dict]]) -> str:
+    """Whether any fusion found more than the null model. settings: {which pairs: of `against_null`}."""
+    won = {
+        where: [n for n, f in found.items() if f["p"] is not None and not n.endswith("alone") and _outcome(f) == "better than"]
+        for where, found in settings.items()
+    }
+    parts = [f"{', '.join(names)} on {where}" for where, names in won.items() if names]
+    if parts:
+        return f"More than multiplying the two posteriors gives was found by {'; '.join(parts)}: an interaction of the two cues."
+    return f"No fusion beats multiplying the two posteriors, on {', '.join(settings)}: no interaction of the cues was found."
+
+
+def one_cue(found: dict[str, dict], cue: str = "text") -> str:
+    """What the other cue adds: one cue alone against the product of both."""
+    f = found[f"{cue} alone"]
+    return f"The {cue} alone against the product of both: {report.signed(f['gap'])} points, p {_p(f['p'])}: {_outcome(f)} it."
+
+
 def emap(learned: dict[str, Predictions]) -> None:
-    """What is lost when each fusion keeps only its additive part (EMAP), on the same pairs."""
-    rows = []
+    """What is lost when each fusion keeps only its additive part (EMAP), on the same pairs; a sentence on the intervals."""
+    rows, worth = [], []
     for kind in (k for k in BOTH_CUES if k in learned):
         test, chosen = learned[kind].test, learned[kind].arrays["rows"].astype(int)
         whole = (test.posterior.argmax(1) == test.labels)[chosen]
         part = learned[kind].arrays["additive"] == test.labels[chosen]
-        change = report.signed(metrics.change(part, whole))
-        rows.append([NAMES[kind], report.percent(whole.mean()), report.percent(part.mean()), change, len(chosen)])
+        change = metrics.change(part, whole)
+        worth.append((NAMES[kind], *change))
+        rows.append([NAMES[kind], report.percent(whole.mean()), report.percent(part.mean()), report.signed(change), len(chosen)])
     report.table(["fusion", "accuracy %", "additive part, accuracy %", "what the interaction is worth, points", "n"], rows)
+    parts = {"helps": [], "harms": [], "is neither shown to help nor to harm": []}
+    for name, *_, (low, high) in worth:
+        parts["helps" if low > 0 else "harms" if high < 0 else "is neither shown to help nor to harm"].append(name)
+    said = "; ".join(f"it {what} in {', '.join(names)}" for what, names in parts.items() if names)
+    report.say(f"What is not additive, judged by these intervals: {said}.")
 
 
 def apart(experts: Experts, *, seed: int = 0) -> tuple[np.ndarray, ...]:
@@ -150,7 +192,7 @@ def detectors(families: dict[str, Experts]) -> tuple[Figure, str]:
     return fig, f"AUROC of the conflict score (95 % interval over pairs, n = {len(differ):,}): " + "; ".join(said) + "."
 
 
-def follows(experts: Experts, *, bins: int = 5) -> tuple[Figure, str]:
+def follows(name: str, experts: Experts, *, bins: int = 5) -> tuple[Figure, str]:
     """Whose answer the null model gives where face and text speak of different emotions, against how sure the face is; a
     sentence on all such pairs."""
     partner, differ, _, fused = apart(experts)
@@ -160,17 +202,18 @@ def follows(experts: Experts, *, bins: int = 5) -> tuple[Figure, str]:
     shares = 100 * np.array([fusion.follow(*(a[rows] for a in answers)) for rows in order])
     middle = [100 * float(np.mean((face.max(1) - text.max(1))[rows])) for rows in order]
     fig, ax = plt.subplots(figsize=(6.2, 2.9))
-    for values, name, colour, mark in zip(shares.T, ("the text", "the face", "neither"), report.LINES, "so^", strict=False):
-        ax.plot(middle, values, mark + "-", color=colour, label=name)
+    for values, whose, colour, mark in zip(shares.T, ("the text", "the face", "neither"), report.LINES, "so^", strict=False):
+        ax.plot(middle, values, mark + "-", color=colour, label=whose)
     ax.set(xlabel="confidence of the face minus confidence of the text (points)", ylabel="answer follows (%)", ylim=(-3, 103))
+    ax.set_title(f"{name}: product on conflict pairs, fifths of equal size")
     ax.legend(fontsize=8)
     whole = fusion.follow(*answers)
     agreeing = experts.fused(lambda f, t: fusion.product(f, t, experts.prior)).test.posterior[~differ].max(1).mean()
     said = (
-        f"Where the two experts disagree on a conflict pair, the answer is the text's in {report.percent(whole[0])} %, the "
-        f"face's in {report.percent(whole[1])} %, neither's in {report.percent(whole[2])} % (n = "
-        f"{int((answers[1] != answers[2]).sum()):,}). The fused confidence is {report.percent(fused[differ].max(1).mean())} % on "
-        f"conflicts and {report.percent(agreeing)} % on agreeing pairs."
+        f"{name}: where the two experts disagree on a conflict pair, the answer is the text's in "
+        f"{report.percent(whole[0])} %, the face's in {report.percent(whole[1])} %, neither's in {report.percent(whole[2])} % "
+        f"(n = {int((answers[1] != answers[2]).sum()):,}). The fused confidence is "
+        f"{report.percent(fused[differ].max(1).mean())} % on conflicts and {report.percent(agreeing)} % on agreeing pairs."
     )
     return fig, said
 
@@ -189,31 +232,37 @@ def followers(experts: Experts, learned: dict[str, Predictions]) -> None:
     report.table([*head, "mean confidence on conflicts %", "on agreeing pairs %"], rows)
 
 
-def missing(experts: Experts, learned: dict[str, Predictions]) -> tuple[Figure, str]:
-    """Accuracy while a cue is missing from more and more items: the null model falls back to the other expert."""
+def missing(experts: Experts, learned: dict[str, Predictions], on_tokens: Experts) -> tuple[Figure, str]:
+    """Accuracy while a cue is missing from more and more items: a null model falls back to the other expert; the others are
+    compared with the null model on the same features."""
     fig, axes = plt.subplots(1, 2, figsize=(8.4, 3.1), sharey=True)
-    rates = np.linspace(0, 1, 11)
-    labels = experts.face.test.labels
-    both = {NULL: experts.fused(experts.rules[NULL]).test.posterior} | {NAMES[k]: p.test.posterior for k, p in learned.items()}
-    said = []
-    for ax, cue, array, other in ((axes[0], "face", "no_face", experts.text), (axes[1], "text", "no_text", experts.face)):
-        alone = {NULL: other.test.posterior} | {NAMES[k]: p.arrays[array] for k, p in learned.items()}
+    rates, labels, said = np.linspace(0, 1, 11), experts.face.test.labels, []
+    nulls = {NULL: experts, TOKENS_NULL: on_tokens}
+    both = {name: e.fused(e.rules[NULL]).test.posterior for name, e in nulls.items()}
+    both |= {NAMES[k]: p.test.posterior for k, p in learned.items()}
+    for ax, cue, array, other in ((axes[0], "face", "no_face", "text"), (axes[1], "text", "no_text", "face")):
+        alone = {name: getattr(e, other).test.posterior for name, e in nulls.items()}
+        alone |= {NAMES[k]: p.arrays[array] for k, p in learned.items()}
         ends = {}
-        for (name, probs), colour in zip(both.items(), ("black", *report.LINES), strict=False):
+        for name, probs in both.items():
             right = [p.argmax(1) == labels for p in (probs, alone[name])]
-            ax.plot(100 * rates, 100 * fusion.dropped(*right, rates), color=colour, label=name, lw=2 if name == NULL else 1.2)
+            width = 2 if name in nulls else 1.2
+            ax.plot(100 * rates, 100 * fusion.dropped(*right, rates), color=COLOURS[name], label=name, lw=width)
             ends[name] = right[1]
         ax.set(xlabel=f"{cue} missing (% of the pairs)", ylabel="accuracy (%)" if cue == "face" else None)
-        gaps = [f"{name} {report.signed(metrics.change(ends[NULL], hit))}" for name, hit in ends.items() if name != NULL]
-        said.append(f"Without any {cue}, points against falling back to the other expert: {'; '.join(gaps)}.")
-    axes[0].legend(fontsize=8)
+        gaps = [f"{n} {report.signed(metrics.change(ends[null_of(n, both)], hit))}" for n, hit in ends.items() if n not in nulls]
+        said.append(f"Without any {cue}, points against the {other} expert on the same features: {'; '.join(gaps)}.")
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
     return fig, "\n\n".join(said)
 
 
 def degraded(experts: Experts, alone: dict[str, Predictions], learned: dict[str, Predictions]) -> Figure:
     """Accuracy while faces or texts get worse: the null model of the two experts `alone`, and what was learned on both cues."""
     levels = DAMAGES | {"dropped words": DROPS}
-    units = {"blur": "pixels", "noise": "grey levels", "occlusion": "share of the side", "dropped words": "share of the words"}
+    units = {
+        "blur": "standard deviation (pixels)", "noise": "standard deviation (grey levels)",
+        "occlusion": "grey square's side / picture's", "dropped words": "share of the words",
+    }  # fmt: skip
     fig, axes = plt.subplots(1, 4, figsize=(10.4, 3.2), sharey=True)
     labels = experts.face.test.labels
     for ax, (how, steps) in zip(axes, levels.items(), strict=True):
@@ -222,13 +271,13 @@ def degraded(experts: Experts, alone: dict[str, Predictions], learned: dict[str,
         calibrated = experts.calibrations[fusion.ONE_CUE.index(poor)]
         found[poor] = calibrated(alone[poor].arrays[f"degraded.{how}"].astype(float))
         null = fusion.product(found["face"], found["text"], experts.prior)
-        curves = {f"{NULL} (null model)": null.argmax(2)}
+        curves = {NULL: null.argmax(2)}
         curves |= {NAMES[k]: p.arrays[f"degraded.{how}"] for k, p in learned.items() if f"degraded.{how}" in p.arrays}
         other = "text" if poor == "face" else "face"
         left = 100 * (getattr(experts, other).test.posterior.argmax(1) == labels).mean()
         ax.axhline(left, color="0.5", ls="--", label="the other cue alone")
-        for (name, answered), colour in zip(curves.items(), ("black", *report.LINES), strict=False):
-            ax.plot(steps, 100 * (answered == labels).mean(1), "o-", ms=3, color=colour, label=name)
+        for name, answered in curves.items():
+            ax.plot(steps, 100 * (answered == labels).mean(1), "o-", ms=3, color=COLOURS[name], label=name)
         ax.set(title=how, xlabel=units[how], xticks=steps)
     axes[0].set(ylabel="accuracy (%)")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
@@ -257,7 +306,7 @@ def abroad(found: Facts, prior: np.ndarray) -> None:
         sides.append(Predictions(split[rows], found.arrays["ids"][rows], number[labels][rows], probs, *about))
     systems = all_ways(fusion.experts(*sides), {})
     against = against_null(systems)
-    fusions(systems, against)
+    fusions(systems, against, face="picture")
     report.say(f"On {(split[rows] == 'test').sum():,} test pairs of {', '.join(known)}: {verdict(against)}")
 
 
@@ -293,21 +342,39 @@ def every_system(load: Callable[[str], Predictions | Facts]) -> dict[str, tuple[
         rows[f"{family}: {NULL}"] = (experts.fused(experts.rules[NULL]), list(made[family].values()))
     for kind in BOTH_CUES:
         found = load(f"pairs/{kind}")
-        rows[f"{'tokens' if kind == 'attention' else 'frozen features'}: {NAMES[kind]}"] = (found, [found])
+        rows[f"{'tokens' if kind == 'attention' else 'frozen features'}: {NAMES[kind]}"] = (averaged(found), [found])
     tuned = load("pairs/clip-tuned")
     return rows | {"both towers fine-tuned on pairs": (tuned, [tuned]), "zero-shot on pairs": (load("pairs/clip-zero-shot"), [])}
 
 
+def families(systems: dict[str, Predictions], names: list[str], load: Callable[[str], Predictions]) -> None:
+    """Each cue alone and both together, a row a family of experts (see `on_pairs`), with the zero-shot encoder and the network
+    that was trained on both; posteriors of several seeds are averaged."""
+    rows = {name: [systems[f"{name}: {cue}"] for cue in ("face alone", "text alone", NULL)] for name in names}
+    rows["encoder without training"] = [load(f"pairs/clip-{what}") for what in ("face-only", "text-only", "zero-shot")]
+    rows["one network, both towers fine-tuned on pairs"] = [None, None, systems["both towers fine-tuned on pairs"]]
+    cells = []
+    for name, found in rows.items():
+        scores = [p and metrics.score(p.test) for p in found]
+        cells.append([name, *(s and report.spread(s) for s in scores), report.percent(scores[-1]["ece"])])
+    n = scores[-1]["n"]
+    head = ["experts", "face alone, accuracy %", "text alone, accuracy %", "both, accuracy %", "ECE of both %"]
+    report.table([f"{head[0]} (n = {n:,})", *head[1:]], cells)
+
+
 def seeds(found: Predictions, trained: list[Predictions]) -> str:
     """How many runs stand behind a row, and whether their posteriors were averaged into one answer."""
-    most = max([len(found.probs), *(len(p.probs) for p in trained)])
-    return f"{most}, averaged" if most > len(found.probs) else str(most)
+    counts = sorted({len(p.probs) for p in trained} or {len(found.probs)})
+    shown = " and ".join(map(str, counts))
+    return f"{shown}, averaged" if counts[-1] > len(found.probs) else shown
 
 
 def results(profile: Profile) -> str:
     """Every system on matched pairs, best first, as Markdown for the README; a gap names the command."""
     head = "**Matched pairs of the two (five shared emotions; a face and a text of one class, drawn at random)**"
     try:
+        encoder = records.read("pairs/clip-zero-shot", profile).notes["encoder"]["name"]
+        head += f"\n\nAll rows but those of CNN and GRU are of the encoder {encoder}. Posteriors of several seeds are averaged."
         systems = every_system(lambda name: records.read(name, profile))
     except records.MissingRecord as gap:
         return f"{head}\n\n- not recorded: {gap}"

@@ -6,6 +6,7 @@ Wherever probs are (N, K) float with rows that sum to 1 and labels (N,) int in [
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from scipy.optimize import minimize_scalar
@@ -218,6 +219,13 @@ def change(before: np.ndarray, after: np.ndarray, *, count: int = 2000) -> tuple
     gap = after.astype(float) - before.astype(float)
     drawn = resamples(np.arange(len(gap)), count=count) @ gap / len(gap)
     return float(gap.mean()), tuple(np.percentile(drawn, [2.5, 97.5]).tolist())
+
+
+def majority(found: Predictions) -> Predictions:
+    """What a system that always states validation's class shares would say of the test items that another one answered."""
+    shares = np.bincount(found.validation.labels, minlength=len(found.classes)) / len(found.validation.labels)
+    test = found.test
+    return replace(test, probs=np.tile(shares, (1, len(test.labels), 1)).astype(np.float32), notes={}, arrays={})
 
 
 def known(found: Facts) -> dict[str, np.ndarray]:

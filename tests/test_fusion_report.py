@@ -51,9 +51,16 @@ def test_the_null_model_is_beaten_only_by_what_is_better(experts, printed):
     assert "of 6 other fusions" in said and "1 is better than its null model (perceptron on both)" in said
     assert "gate" in said.split("worse than")[1] and found[shown.NULL]["gap"] == (0.0, (0.0, 0.0))
     assert found["perceptron on both"]["accuracy"][0] == 1 and found["perceptron on both"]["p"] < 0.001
+    where = {"some pairs": found, "others": {k: f for k, f in found.items() if k != "perceptron on both"}}
+    assert "found by perceptron on both on some pairs: an interaction" in shown.answer(where)
+    assert "No fusion beats multiplying the two posteriors, on others:" in shown.answer({"others": where["others"]})
     shown.fusions(systems, found)
     rows = {line.split(" | ")[0].strip("| "): line for line in printed[0].splitlines()[2:]}
-    assert rows.keys() == systems.keys() and "100.0 (100.0–100.0)" in rows["perceptron on both"] and "< 0.001" in rows["gate"]
+    assert (
+        list(rows) == [shown.COMMONEST, *systems]
+        and "100.0 (100.0–100.0)" in rows["perceptron on both"]
+        and "< 0.001" in rows["gate"]
+    )
 
 
 def test_a_cue_alone_is_no_fusion_and_items_alone_give_intervals(experts):
@@ -62,6 +69,9 @@ def test_a_cue_alone_is_no_fusion_and_items_alone_give_intervals(experts):
     accuracy, (low, high) = found["text alone"]["accuracy"]
     assert accuracy == (experts.text.test.posterior.argmax(1) == experts.text.test.labels).mean() and low < accuracy < high
     assert "alone" not in shown.verdict(found)
+    assert shown.one_cue(found).startswith("The text alone against the product of both: -") and "worse than it" in shown.one_cue(
+        found
+    )
 
 
 def test_emap_table_shows_what_the_interaction_is_worth(experts, printed):
@@ -70,6 +80,7 @@ def test_emap_table_shows_what_the_interaction_is_worth(experts, printed):
     found = network(experts, truth(experts), rows=rows, additive=np.where(rows < 40, labels[rows], -1))
     shown.emap({"concat": found})
     assert "| perceptron on both | 100.0 | 40.0 | +60.0" in printed[0] and printed[0].endswith("| 100 |")
+    assert printed[1].endswith("it helps in perceptron on both.")
 
 
 def test_half_of_the_pairs_conflict_and_scores_tell_them(experts):
@@ -79,7 +90,8 @@ def test_half_of_the_pairs_conflict_and_scores_tell_them(experts):
     fig, said = shown.detectors({"ours": experts})
     assert "ours 0." in said and "n = 600" in said
     assert fig.axes[0].get_legend().get_texts()[0].get_text().split()[-1] in said
-    fig, said = shown.follows(experts)
+    fig, said = shown.follows("ours", experts)
+    assert said.startswith("ours: ") and fig.axes[0].get_title().startswith("ours: ")
     shares = np.array([line.get_ydata() for line in fig.axes[0].lines])
     assert np.allclose(shares.sum(0), 100) and shares[1, -1] > shares[1, 0], "a surer face is followed more often"
 
@@ -118,8 +130,14 @@ def test_abroad_keeps_the_classes_that_the_experts_know(experts, printed):
 def test_missing_curves_end_at_the_other_expert(experts):
     test = experts.face.test
     found = network(experts, truth(experts), no_face=np.tile(PRIOR, (600, 1)), no_text=truth(experts)[600:])
-    fig, said = shown.missing(experts, {"gate": found})
-    null, gate = (line.get_ydata() for line in fig.axes[0].lines)
+    better = dataclasses.replace(experts, text=network(experts, truth(experts)))
+    fig, said = shown.missing(experts, {"gate": found, "attention": found}, better)
+    null, tokens, gate, _ = (line.get_ydata() for line in fig.axes[0].lines)
+    assert tokens[-1] == 100 > null[-1]
+    # each is held against the expert that sees the same: cross-attention against the better one
+    gaps = [float(part.split("cross-attention ")[1].split(" ")[0]) for part in said.split("\n\n")]
+    own = [float(part.split("gate ")[1].split(" ")[0]) for part in said.split("\n\n")]
+    assert gaps[0] == pytest.approx(gate[-1] - 100, abs=0.06) and own[0] == pytest.approx(gate[-1] - null[-1], abs=0.06)
     assert null[-1] == pytest.approx(100 * (experts.text.test.posterior.argmax(1) == test.labels).mean())
     assert gate[0] == 100 and gate[-1] == pytest.approx(100 * (test.labels == PRIOR.argmax()).mean())
     assert "Without any face" in said and "gate" in said
@@ -170,5 +188,21 @@ def test_cross_attention_is_held_against_experts_that_see_its_tokens(experts):
 
 def test_averaged_seeds_are_called_so(experts):
     three = dataclasses.replace(experts.face, probs=np.repeat(experts.face.probs, 3, 0))
-    assert shown.seeds(experts.face, [three, experts.text]) == "3, averaged"
-    assert shown.seeds(three, [three]) == "3" and shown.seeds(experts.face, []) == "1"
+    assert shown.seeds(experts.face, [three, experts.text]) == "1 and 3, averaged"
+    assert (
+        shown.seeds(experts.face, [three, three]) == "3, averaged"
+        and shown.seeds(three, [three]) == "3"
+        and shown.seeds(experts.face, []) == "1"
+    )
+
+
+def test_families_stand_in_one_row_each(experts, printed):
+    best = network(experts, truth(experts))
+    systems = {f"a: {key}": found for key, found in shown.all_ways(experts, {}).items()}
+    kept = {"pairs/clip-face-only": experts.face, "pairs/clip-text-only": experts.text, "pairs/clip-zero-shot": best}
+    shown.families(systems | {"both towers fine-tuned on pairs": best}, ["a"], kept.get)
+    lines = printed[-1].splitlines()
+    assert "(n = 600)" in lines[0] and len(lines) == 5
+    product = (systems[f"a: {shown.NULL}"].test.posterior.argmax(1) == experts.face.test.labels).mean()
+    assert lines[2].startswith("| a | ") and f"| {100 * product:.1f} (" in lines[2]
+    assert "| 100.0 (100.0–100.0) |" in lines[3] and "| – | – | 100.0" in lines[4]

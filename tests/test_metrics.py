@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -180,3 +182,12 @@ def test_auroc_is_that_of_scikit_learn_and_its_interval_holds_it():
     drawn = rng.integers(0, 300, (500, 300))
     others = np.percentile([roc_auc_score(truth[rows], score[rows]) for rows in drawn], [2.5, 97.5])
     assert np.allclose(others, (low, high), atol=0.01), "as many resamples one by one"
+
+
+def test_majority_states_validations_shares():
+    rng = np.random.default_rng(0)
+    data = make(rng)
+    data = dataclasses.replace(data, split=np.repeat(["validation", "test"], 100))
+    found = metrics.majority(data)
+    shares = np.bincount(data.labels[:100], minlength=4) / 100
+    assert np.allclose(found.probs, shares) and found.probs.shape == (1, 100, 4) and set(found.split) == {"test"}

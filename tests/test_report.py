@@ -152,7 +152,7 @@ def test_prompts_table_shows_each_set_and_marks_the_chosen(shown):
 
 def test_a_dual_encoder_is_named_in_every_title():
     found = dataclasses.replace(make(), notes={"encoder": {"name": "clip-mini"}})
-    assert report.titled("clip-full", found) == "clip-mini, image tower fine-tuned"
+    assert report.titled("clip-full", found) == "clip-mini, full fine-tuning"
     assert report.titled("gru", make()) == "bidirectional GRU"
 
 
@@ -170,8 +170,9 @@ def test_shots_figure_and_sentence_carry_the_numbers():
     lines = report.shots({"faces": (found, 0.3, 0.7)}).axes[0].lines
     assert np.allclose(lines[0].get_ydata(), [15, 50]) and np.allclose(sorted(lines[1].get_ydata()), [10, 20, 40, 60])
     assert lines[2].get_ydata()[0] == 30 and lines[3].get_ydata()[0] == 70
-    assert report.shots_said("Faces", found, 0.3).endswith("prompts are beaten from 16 items a class on.")
-    assert report.shots_said("Faces", found, 0.9).endswith("none of these beats the prompts.")
+    assert report.shots_said("Faces", found, 0.3).endswith("every draw beats the prompts from 16 items a class on.")
+    # the mean of the two draws lies above, one of them does not
+    assert report.shots_said("Faces", found, 0.45).endswith("none beats the prompts in every draw.")
 
 
 def paths(n=100):
@@ -184,26 +185,58 @@ def paths(n=100):
 
 def test_trade_off_figure_and_sentence_carry_the_numbers():
     found = {"full": paths()}
-    fig = report.trade_off(found, ("full", 0.5))
-    line, mark = fig.axes[0].lines[:2]
+    fig = report.trade_off(found, ("full", 0.5), 0.55)
+    line, star, mark = fig.axes[0].lines
+    assert (star.get_xdata(), star.get_ydata()) == ([0], [pytest.approx(55)])
     assert np.allclose(line.get_xdata(), [0, -20, -50]) and np.allclose(line.get_ydata(), [30, 50, 60])
     assert np.allclose((mark.get_xdata()[0], mark.get_ydata()[0]), (-20, 50))
-    said = report.trade_off_said(found, ("full", 0.5))
+    said = report.trade_off_said(found, ("full", 0.5), 0.55)
     assert "full at α = 0.5" in said and "67 % of the largest gain" in said and "-20.0 points" in said
+    assert "reaches 55.0 % on the same faces: more." in said
+    assert report.trade_off_said(found, ("full", 0.5), 0.4).endswith("less.")
+
+
+def test_the_probe_is_judged_on_the_mixtures_faces():
+    probe = dataclasses.replace(make(n=400, seeds=1), split=np.repeat(["validation", "test"], 200))
+    found = Facts("f", "made", {}, {"right.emotion": np.zeros((3, 50), bool)})
+    validation = probe.validation
+    rows = np.random.default_rng(0).permutation(len(validation.labels))[:50]
+    assert report.judged_faces(found, probe) == (validation.posterior.argmax(1) == validation.labels)[rows].mean()
 
 
 def test_generality_tables_carry_the_changes(shown):
     labels, before, after = np.array([0, 2, 3, 3]), np.array([0, 2, 3, 3]), np.array([0, 2, 3, 0])
     left = Facts("f", "made", {"left_out": ["happy"]}, {"labels": labels, "before": before, "after": after})
-    report.generality({"full": paths()}, {"full": left})
+    report.generality({"full": paths()})
     rows = shown()[-1].splitlines()
-    assert rows[2].startswith("| as it came, % | 100.0 |")
-    assert rows[3].startswith("| full, change | -50.0 (") and "| -50.0 | -50.0 (" in rows[3]
+    assert "retrieval (n = 50)" in rows[0] and rows[2].startswith("| as it came, % | 100.0 |")
+    assert rows[3].startswith("| full, change | -50.0 (") and rows[3].endswith("| -50.0 |")
     report.harmonic({"full": left})
-    assert shown()[-1].splitlines()[3] == "| full | 100.0 | 50.0 | 66.7 | 4 |"
-    report.away(Facts("f", "made", {}, {"labels": np.array([0, 1, 1, 1]), "zero-shot": np.array([0, 1, 1, 0])}))
-    assert shown()[-1].splitlines()[2].startswith("| largest class | 75.0 |")
-    assert shown()[-1].splitlines()[3].startswith("| zero-shot | 75.0 (")
+    rows = shown()[-1].splitlines()
+    assert "(n = 4)" in rows[0] and rows[2] == "| as it came | 100.0 | 100.0 | – | 100.0 | 50.0 |"
+    assert rows[3].startswith("| full | 100.0 | 50.0 | -50.0 (") and rows[3].endswith("| 66.7 | 25.0 |")
+    answers = {"labels": np.array([0, 1, 1, 1]), "zero-shot": np.array([0, 1, 1, 0]), "tuned": np.array([0, 0, 0, 1])}
+    report.away(Facts("f", "made", {}, answers))
+    rows = shown()[-2].splitlines()
+    assert rows[2].startswith("| largest class | 75.0 |") and rows[3].startswith("| zero-shot | 75.0 (")
+    assert shown()[-1] == "Right less often than always naming the largest class: tuned. Best macro-F1: zero-shot."
+
+
+def test_published_figures_are_counted_around_the_interval():
+    found, score = make(), {"accuracy_interval": (0.5, 0.6)}
+    published = [report.Published("x", value, 1, "", "") for value in (40.0, 55.0, 60.0, 61.0, 99.0)]
+    assert report.standing("it", found, score, published) == (
+        "- Of 5 published figures 2 lie above the interval of it, 2 in it, 1 below it.\n"
+    )
+    assert report.standing("it", dataclasses.replace(found, source="drawn faces"), score, published) == ""
+
+
+def test_a_span_is_lowest_and_highest():
+    sure = make(n=40, seeds=1)
+    right = dataclasses.replace(sure, probs=np.eye(len(sure.classes), dtype=np.float32)[sure.labels][None])
+    assert (
+        report.span({"a": right, "b": dataclasses.replace(right, labels=(right.labels + 1) % len(sure.classes))}) == "0.0–100.0"
+    )
 
 
 def test_costs_come_from_the_record(shown):
