@@ -84,15 +84,20 @@ def brier(probs: np.ndarray, labels: np.ndarray) -> float:
 
 
 def reliability(probs: np.ndarray, labels: np.ndarray, *, bins: int = 15) -> np.ndarray:
-    """Confidence, accuracy and item count of equal-mass confidence bins: (bins, 3), empty bins left out.
+    """Confidence, accuracy and item count of equal-mass confidence bins: (at most `bins`, 3).
+
+    Items of equal confidence stay in one bin, or the order of the file would decide which of them meet.
 
     Source: Guo et al. 2017, arXiv:1706.04599, with the equal-mass bins of Nguyen and O'Connor 2015.
     """
     if np.abs(probs.sum(1) - 1).max() > 1e-4:
         raise ValueError("a row of probs does not sum to 1 within 1e-4")
     confidence, hit = probs.max(1), probs.argmax(1) == labels
-    parts = np.array_split(np.argsort(confidence, kind="stable"), bins)
-    return np.array([[confidence[p].mean(), hit[p].mean(), len(p)] for p in parts if len(p)])
+    order = np.argsort(confidence, kind="stable")
+    lasts = np.cumsum([len(part) for part in np.array_split(order, bins)])
+    ends = np.unique(np.searchsorted(confidence[order], confidence[order[lasts - 1]], side="right"))
+    parts = np.split(order, ends[:-1])
+    return np.array([[confidence[p].mean(), hit[p].mean(), len(p)] for p in parts])
 
 
 def expected_calibration_error(probs: np.ndarray, labels: np.ndarray, *, bins: int = 15) -> float:

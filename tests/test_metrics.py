@@ -42,6 +42,10 @@ def test_calibration_error_by_hand():
     labels = np.array([0] * 9 + [1] + [0] * 3 + [1] * 7)
     assert metrics.expected_calibration_error(probs, labels, bins=2) == pytest.approx((0.0 + 0.3) / 2)
     assert metrics.reliability(probs, labels, bins=2)[:, 2].tolist() == [10, 10]
+    # equal confidences are one bin, in whatever order their items come
+    same, truth = np.tile([0.7, 0.3], (20, 1)), np.repeat([0, 1], [13, 7])
+    assert metrics.reliability(same, truth).tolist() == [[pytest.approx(0.7), 0.65, 20]]
+    assert metrics.expected_calibration_error(same, truth) == pytest.approx(0.05)
     with pytest.raises(ValueError, match="sum to 1"):
         metrics.expected_calibration_error(probs * 1.01, labels)
 
