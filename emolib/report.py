@@ -287,12 +287,14 @@ def _one_epoch(histories: dict[str, list[list[dict]]]) -> Figure:
 def reliability(systems: dict[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     """Accuracy against confidence in 15 equal-mass bins. systems: name -> (probs (N, K), labels (N,))."""
     fig, ax = plt.subplots(figsize=(4.6, 3.4))
+    least = 100.0
     ax.plot([0, 100], [0, 100], "--", color="0.6", lw=1, label="calibrated")
     for (name, (probs, labels)), mark, colour in zip(systems.items(), "osD^v", (*LINES, "0.4"), strict=False):
         bins = 100 * metrics.reliability(probs, labels)[:, :2]
-        error = metrics.expected_calibration_error(probs, labels)
+        error, least = metrics.expected_calibration_error(probs, labels), min(least, bins.min())
         ax.plot(bins[:, 0], bins[:, 1], mark + "-", ms=4, color=colour, label=f"{name}, ECE {percent(error)} %")
-    ax.set(xlabel="confidence (%)", ylabel="accuracy (%)", xlim=(0, 101), ylim=(0, 101))
+    least = 10 * np.floor(least / 10)
+    ax.set(xlabel="confidence (%)", ylabel="accuracy (%)", xlim=(least, 101), ylim=(least, 101))
     ax.legend(loc="best")
     return fig
 

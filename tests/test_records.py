@@ -216,7 +216,7 @@ def test_every_record_is_named_by_a_notebook_and_every_name_has_a_record(profile
 def test_records_are_small_and_hold_no_text():
     files = [p for p in records.RECORDS.rglob("*") if p.is_file()]
     for profile in records.RECORDS.iterdir():
-        assert sum(p.stat().st_size for p in profile.rglob("*") if p.is_file()) < 18e6, profile
+        assert sum(p.stat().st_size for p in profile.rglob("*") if p.is_file()) < 15e6, profile
     assert {p.suffix for p in files} == {".json", ".safetensors"}
 
 
