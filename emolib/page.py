@@ -61,6 +61,7 @@ def write(notebooks: list[Path], path: Path, profile: Profile) -> Path:
             for output in cell.get("outputs", []):
                 if "image/png" in output.get("data", {}):
                     output.metadata["image/png"] = {"alt": f"figure: {cell.id.replace('-', ' ')}"}
+        node.metadata.pop("widgets", None)  # their state, which would become a script
         node.cells[0].source = _without_badge(node.cells[0].source)
         node.cells = [cell for cell in node.cells if cell.get("id") != "colab"]
         body, _ = exporter.from_notebook_node(node)

@@ -76,9 +76,11 @@ def test_badges_and_widgets_stay_out_of_the_report(tmp_path):
     page.dress(node, "01_x", "https://github.com/someone/study")
     widget = nbformat.v4.new_output("display_data", {page.WIDGET: {"model_id": "1"}, "text/plain": "VBox(...)"})
     node.cells.append(nbformat.v4.new_code_cell("play()", outputs=[widget], execution_count=99))
+    state = {"state": {"1": {"model_module": "@jupyter-widgets/controls", "model_name": "VBoxModel", "state": {}}}}
+    node.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": state | {"version_major": 2, "version_minor": 0}}
     nbformat.write(node, tmp_path / "01_x.ipynb")
     html = page.write([tmp_path / "01_x.ipynb"], tmp_path / "report.html", profiles.get("sample")).read_text(encoding="utf8")
-    assert "colab-badge" not in html and "VBox" not in html and profiles.get("sample").says in html
+    assert "colab-badge" not in html and "VBox" not in html and "<script" not in html and profiles.get("sample").says in html
     page.clean(node)
     assert node.cells[-1].outputs == []
 
