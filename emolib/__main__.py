@@ -143,7 +143,7 @@ def run_notebooks(chosen: argparse.Namespace) -> int:
         try:
             papermill.execute_notebook(
                 str(path), str(out / path.name), parameters=parameters, cwd=str(NOTEBOOKS), kernel_name="python3",
-                progress_bar=False, log_output=False, stderr_file=sys.stderr,
+                progress_bar=False, log_output=False, stderr_file=sys.stderr, extra_arguments=page.QUIET,
             )  # fmt: skip
         except papermill.PapermillExecutionError as error:
             cell = f"cell {error.exec_count}" if error.exec_count else "a cell"

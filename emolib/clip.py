@@ -44,7 +44,9 @@ def load(profile: Profile, *, anywhere: bool = True) -> Encoder:
     where the checkpoint is not at hand.
     """
     from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # of reading some tensors
     source, revision = locate(profile, anywhere=anywhere)
     dtype = torch.float64 if profile.precision == "float64" else torch.float32
     options = {"revision": revision} if revision else {}

@@ -18,10 +18,10 @@ from emolib.profiles import Profile
 from emolib.records import Facts, Predictions
 from emolib.texts import DROPS
 
-NULL, TOKENS_NULL = "product", "product, experts on tokens"
+NULL, TOKENS_NULL = "product", "product on tokens"
 COMMONEST = "always the commonest class"
 NAMES = {
-    "concat": "perceptron on both", "gate": "gate", "attention": "cross-attention", "joint": "joint embedding, linear head",
+    "concat": "perceptron on both", "gate": "gate", "attention": "cross-attention", "joint": "joint embedding",
 }  # fmt: skip
 # One colour a system in every figure.
 COLOURS = {NULL: "black", TOKENS_NULL: "0.55"} | dict(zip(NAMES.values(), report.LINES, strict=True))

@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import nbformat
+from latex2mathml.converter import convert as mathml
 from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 from pygments.formatters import HtmlFormatter
@@ -25,13 +26,14 @@ h1 { font-size: 1.7rem; line-height: 1.25; } h2 { font-size: 1.25rem; margin-top
 a { color: #0072B2; } img { max-width: 100%; height: auto; }
 pre { font: 13px/1.45 ui-monospace, monospace; overflow-x: auto; margin: 0; }
 .highlight { background: #f6f7f9; border-radius: .3rem; padding: .6rem .8rem; margin: .6rem 0; }
-.anchor-link { display: none; }
 table { display: block; overflow-x: auto; border-collapse: collapse; font-size: .88rem; margin: .8rem 0; }
 p, li, td { overflow-wrap: anywhere; }
 th, td { border-bottom: 1px solid #ddd; padding: .3rem .6rem; vertical-align: top; } thead th { border-bottom: 2px solid #999; }
 """
 
 
+# Kernels warn that they listen on a local port, which sounds more alarming than it is.
+QUIET = ["--IPKernelApp.log_level=ERROR"]
 WIDGET = "application/vnd.jupyter.widget-view+json"
 _BADGE = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
 _COLAB = """\
@@ -58,6 +60,8 @@ def write(notebooks: list[Path], path: Path, profile: Profile) -> Path:
         for cell in node.cells:
             if cell.cell_type == "code":  # bars and log lines belong on the terminal, widgets need a live notebook
                 cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr" and WIDGET not in o.get("data", {})]
+            if cell.cell_type == "markdown":
+                cell.source = with_formulas(cell.source)
             for output in cell.get("outputs", []):
                 if "image/png" in output.get("data", {}):
                     output.metadata["image/png"] = {"alt": f"figure: {cell.id.replace('-', ' ')}"}
@@ -69,7 +73,8 @@ def write(notebooks: list[Path], path: Path, profile: Profile) -> Path:
             body = body.replace(f'href="{name}"', f'href="#{stem}"')
         # Section numbers start anew in each notebook, so their anchors must carry the notebook's name.
         body = re.sub(r'(<h\d id=")', rf"\g<1>{notebook.stem}-", body)
-        title = re.search(r"<h1[^>]*>(.*?)<a class", body, re.S)
+        body = re.sub(r'<a class="anchor-link".*?</a>', "", body)
+        title = re.search(r"<h1[^>]*>(.*?)</h1>", body, re.S)
         contents.append(f'<li><a href="#{notebook.stem}">{title.group(1) if title else notebook.stem}</a></li>')
         sections.append(f'<section id="{notebook.stem}">{body}</section>')
     title = "Multimodal emotion recognition with CLIP"
@@ -84,13 +89,22 @@ def write(notebooks: list[Path], path: Path, profile: Profile) -> Path:
     return path
 
 
+def with_formulas(markdown: str) -> str:
+    """Markdown whose formulas, $$...$$ and $...$, are MathML, which browsers show without any script."""
+    for pattern, display in ((r"\$\$(.+?)\$\$", "block"), (r"(?<![\\$`])\$([^$`\n]+?)\$(?!\d)", "inline")):
+        markdown = re.sub(pattern, lambda found, display=display: mathml(found[1], display=display), markdown, flags=re.S)
+    return markdown
+
+
 def publish(notebooks: list[Path]) -> list[Path]:
     """Re-execute notebooks as they are committed (profile published), clean them, rewrite figures and the README table."""
     written = []
     for path in notebooks:
         node = nbformat.read(path, as_version=4)
         dress(node, path.stem, repository())
-        NotebookClient(node, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
+        NotebookClient(
+            node, timeout=600, kernel_name="python3", extra_arguments=QUIET, resources={"metadata": {"path": str(path.parent)}}
+        ).execute()
         clean(node)
         written += [figure(path, cell) for cell in node.cells if picture(cell)]
         store.write_text(path, nbformat.writes(node) + "\n")

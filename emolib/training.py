@@ -154,7 +154,7 @@ def fit(
     checkpoint: a file written after each epoch; a run that was killed goes on from it and ends with the same weights.
     key: whatever else the result depends on (data fingerprint); a checkpoint of another key or configuration is not used.
     """
-    acc = accelerator(profile)
+    acc, name = accelerator(profile), " ".join(checkpoint.with_suffix("").parts[-2:])  # "gru seed-0"
     started, seconds_before = time.monotonic(), 0.0
     key = hashlib.sha256(json.dumps([key, seed, asdict(config)]).encode()).hexdigest()
     optimizer = make_optimizer(model, config)
@@ -165,15 +165,15 @@ def fit(
     best, history = {}, []
     if state := load_checkpoint(checkpoint, key):
         history, seconds_before, best = restore(state, bare, average, optimizer)
-        print(f"{checkpoint.stem}: resumed after epoch {len(history)}", file=sys.stderr)
+        print(f"{name}: resumed after epoch {len(history)}", file=sys.stderr)
     if acc.num_processes > 1 and acc.is_main_process:
-        print(f"{checkpoint.stem}: training in {acc.num_processes} processes", file=sys.stderr)
+        print(f"{name}: training in {acc.num_processes} processes", file=sys.stderr)
     for epoch in range(len(history), config.epochs):
         if stopped(history, config.patience):
             break
         rng = np.random.default_rng([seed, epoch])  # a fresh stream an epoch: nothing random has to be saved
         set_seed(seed * 1000 + epoch)
-        mean = train_epoch(acc, model, optimizer, average, train, config, epoch, rng, name=checkpoint.stem, loss=loss)
+        mean = train_epoch(acc, model, optimizer, average, train, config, epoch, rng, name=name, loss=loss)
         history.append({"train_loss": mean} | judge(judged, validation, acc.device, progress=epoch / config.epochs))
         if best_epoch(history) == len(history) - 1:
             best = {k: v.detach().clone() for k, v in judged.state_dict().items()}
@@ -181,7 +181,7 @@ def fit(
             seconds = seconds_before + time.monotonic() - started
             save_checkpoint(checkpoint, key, history, seconds, bare, average, optimizer, best)
         said = ", ".join(f"{k} {v:.4f}" for k, v in history[-1].items())
-        tqdm.write(f"{checkpoint.stem} epoch {epoch + 1}: {said}", sys.stderr)
+        tqdm.write(f"{name} epoch {epoch + 1}: {said}", sys.stderr)
     bare.load_state_dict(best)
     seconds = seconds_before + time.monotonic() - started
     trained = sum(p.numel() for p in bare.parameters() if p.requires_grad)

@@ -1,6 +1,7 @@
 """Shared fixtures: the sample, and the real data where it is at hand."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,14 @@ def cache(tmp_path, monkeypatch):
     """A cache folder of the test's own."""
     monkeypatch.setattr(faces, "ROOT", tmp_path)
     return tmp_path / "data" / "cache"
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    """Figures of one test do not pile up for the others."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
 
 
 def pytest_collection_modifyitems(items):

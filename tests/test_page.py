@@ -85,6 +85,14 @@ def test_badges_and_widgets_stay_out_of_the_report(tmp_path):
     assert node.cells[-1].outputs == []
 
 
+def test_formulas_need_no_script(report):
+    assert report.count("<math") >= 10 and "\\mathrm" not in report and "$$" not in report and "anchor-link" not in report
+    assert page.with_formulas("a $x_1$ and `$HOME` cost $5").startswith(
+        'a <math xmlns="http://www.w3.org/1998/Math/MathML" display="inline">'
+    )
+    assert page.with_formulas("`$HOME` cost $5") == "`$HOME` cost $5"
+
+
 def test_figures_say_what_numbers_they_show():
     import matplotlib.pyplot as plt
 
