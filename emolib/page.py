@@ -27,7 +27,7 @@ a { color: #0072B2; } img { max-width: 100%; height: auto; }
 pre { font: 13px/1.45 ui-monospace, monospace; overflow-x: auto; margin: 0; }
 .highlight { background: #f6f7f9; border-radius: .3rem; padding: .6rem .8rem; margin: .6rem 0; }
 table { display: block; overflow-x: auto; border-collapse: collapse; font-size: .88rem; margin: .8rem 0; }
-p, li, td { overflow-wrap: anywhere; }
+p, li { overflow-wrap: anywhere; } td { overflow-wrap: normal; }
 th, td { border-bottom: 1px solid #ddd; padding: .3rem .6rem; vertical-align: top; } thead th { border-bottom: 2px solid #999; }
 """
 
@@ -35,6 +35,7 @@ th, td { border-bottom: 1px solid #ddd; padding: .3rem .6rem; vertical-align: to
 # Kernels warn that they listen on a local port, which sounds more alarming than it is.
 QUIET = ["--IPKernelApp.log_level=ERROR"]
 WIDGET = "application/vnd.jupyter.widget-view+json"
+_FORMULA = "FORMULA-NUMBER-"
 _BADGE = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
 _COLAB = """\
 import subprocess
@@ -56,12 +57,12 @@ def write(notebooks: list[Path], path: Path, profile: Profile) -> Path:
     exporter = HTMLExporter(template_name="basic", embed_images=True, exclude_input_prompt=True, exclude_output_prompt=True)
     names, sections, contents = {p.name: p.stem for p in notebooks}, [], []
     for notebook in notebooks:
-        node = nbformat.read(notebook, as_version=4)
+        node, formulas = nbformat.read(notebook, as_version=4), []
         for cell in node.cells:
             if cell.cell_type == "code":  # bars and log lines belong on the terminal, widgets need a live notebook
                 cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr" and WIDGET not in o.get("data", {})]
             if cell.cell_type == "markdown":
-                cell.source = with_formulas(cell.source)
+                cell.source = with_formulas(cell.source, formulas)
             for output in cell.get("outputs", []):
                 if "image/png" in output.get("data", {}):
                     output.metadata["image/png"] = {"alt": f"figure: {cell.id.replace('-', ' ')}"}
@@ -74,6 +75,7 @@ def write(notebooks: list[Path], path: Path, profile: Profile) -> Path:
         # Section numbers start anew in each notebook, so their anchors must carry the notebook's name.
         body = re.sub(r'(<h\d id=")', rf"\g<1>{notebook.stem}-", body)
         body = re.sub(r'<a class="anchor-link".*?</a>', "", body)
+        body = re.sub(rf"{_FORMULA}(\d+);", lambda found, formulas=formulas: formulas[int(found[1])], body)
         title = re.search(r"<h1[^>]*>(.*?)</h1>", body, re.S)
         contents.append(f'<li><a href="#{notebook.stem}">{title.group(1) if title else notebook.stem}</a></li>')
         sections.append(f'<section id="{notebook.stem}">{body}</section>')
@@ -89,10 +91,16 @@ def write(notebooks: list[Path], path: Path, profile: Profile) -> Path:
     return path
 
 
-def with_formulas(markdown: str) -> str:
-    """Markdown whose formulas, $$...$$ and $...$, are MathML, which browsers show without any script."""
+def with_formulas(markdown: str, formulas: list[str]) -> str:
+    """Markdown whose formulas, $$...$$ and $...$, are marks; their MathML, which browsers show without any script, goes to
+    `formulas`. (The exporter mends what it takes for unclosed tags, so MathML cannot go through it.)"""
+
+    def mark(found: re.Match, display: str) -> str:
+        formulas.append(mathml(found[1], display=display))
+        return f"{_FORMULA}{len(formulas) - 1};"
+
     for pattern, display in ((r"\$\$(.+?)\$\$", "block"), (r"(?<![\\$`])\$([^$`\n]+?)\$(?!\d)", "inline")):
-        markdown = re.sub(pattern, lambda found, display=display: mathml(found[1], display=display), markdown, flags=re.S)
+        markdown = re.sub(pattern, lambda found, display=display: mark(found, display), markdown, flags=re.S)
     return markdown
 
 
