@@ -161,7 +161,7 @@ _SAMPLE_TEXT = Recurrent(
 )
 _TEXT = Recurrent(fit=Fit(epochs=7, batch_size=64, learning_rate=2e-3, warmup=0.1, ema=0.995))
 _SAMPLE_CNN = Convolutional(
-    fit=Fit(epochs=12, batch_size=32, learning_rate=1e-2, weight_decay=1e-3, warmup=0.1, ema=0.95, label_smoothing=0.05),
+    fit=Fit(epochs=10, batch_size=32, learning_rate=1e-2, weight_decay=1e-3, warmup=0.1, ema=0.95, label_smoothing=0.05),
     stem=8, widths=(16, 32, 64), blocks=(1, 1, 1), dropout=0.0, sizes=((1.0, 16),), augment=0.2, erase=0.0,
 )  # fmt: skip
 _CNN = Convolutional(
@@ -217,9 +217,9 @@ PROFILES = {
             lstm=_SAMPLE_TEXT, gru=_SAMPLE_TEXT, cnn=_SAMPLE_CNN, clip=_SAMPLE_CLIP,
             **_ways(5e-4, epochs=1, augment=0.2, erase=0.0), texts=_tuning(2e-3, epochs=2),
             pairs=_tuning(5e-4, epochs=1, augment=0.2, erase=0.0),
-            frozen=Frozen(sizes=(32, 48, 64), size_rows=400, shot_seeds=3),
-            generality=Generality(alphas=_COARSE, faces=150, pairs=150, left_out_rows=600),
-            fusion=_fusion(5e-3, epochs=8, seeds=(0,), width=32, pairings=50, emap=40),
+            frozen=Frozen(sizes=(32, 48, 64), size_rows=200, shot_seeds=2),
+            generality=Generality(alphas=_COARSE, faces=150, pairs=150, left_out_rows=400),
+            fusion=_fusion(5e-3, epochs=6, seeds=(0,), width=32, pairings=50, emap=40),
         ),
         Profile(
             "mini",

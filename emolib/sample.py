@@ -306,7 +306,7 @@ def ironic(seed: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarra
     Returns faces (N, 48, 48) uint8, sentences (N,), labels (N,) and splits (N,).
     """
     rng = np.random.default_rng(seed)
-    n = sum(sizes := (800, 150, 300))
+    n = sum(sizes := (600, 100, 300))
     happy, glad = rng.integers(0, 2, (2, n)).astype(bool)
     action, _ = units(rng, np.where(happy, FACE_CLASSES.index("happy"), FACE_CLASSES.index("sad")))
     pixels = draw(rng, people(rng, n), action)

@@ -167,7 +167,7 @@ def test_words_that_name_an_emotion_are_masked_and_others_stay():
 
 def test_ironic_pairs_are_told_by_no_single_cue():
     data = pairs.genuine(profiles.get("sample"))
-    assert data.counts().sum(1).tolist() == [800, 150, 300]
+    assert data.counts().sum(1).tolist() == [600, 100, 300]
     glad = np.array([any(w in t for w in sample.CUES["joy"]) for t in data.texts])
     assert abs(data.labels[glad].mean() - 0.5) < 0.06 and abs(data.labels.mean() - 0.5) < 0.05
     assert np.array_equal(data.pictures, sample.ironic()[0])
