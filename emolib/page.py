@@ -123,9 +123,17 @@ def publish(notebooks: list[Path]) -> list[Path]:
 
 
 def repository() -> str | None:
-    """The address of the repository, from pyproject.toml, the one place where it stands; None while it has none."""
+    """The address of the repository, from pyproject.toml, the one place where it stands; None while it has none.
+
+    Raises ValueError for an address that is not of GitHub: Colab opens no other.
+    """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf8"))["project"]
-    return project.get("urls", {}).get("Repository", "").rstrip("/").removesuffix(".git") or None
+    address = project.get("urls", {}).get("Repository", "").rstrip("/").removesuffix(".git") or None
+    if address and not re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+", address):
+        raise ValueError(
+            f"pyproject.toml: Repository is {address}, wanted https://github.com/OWNER/NAME, for Colab opens no other"
+        )
+    return address
 
 
 def badge(name: str, address: str) -> str:

@@ -108,6 +108,24 @@ def test_without_an_address_the_cell_says_what_to_do():
     assert "Put this study at /content/study" in node.cells[1].source and "colab.research" not in node.cells[0].source
 
 
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("", None),
+        ('Repository = "https://github.com/some-one/study.git"', "https://github.com/some-one/study"),
+        ('Repository = "https://example.org/study"', ValueError),
+    ],
+)
+def test_the_address_comes_from_pyproject(line, wanted, tmp_path, monkeypatch):
+    (tmp_path / "pyproject.toml").write_text(f'[project]\nname = "x"\n[project.urls]\n{line}\n')
+    monkeypatch.setattr(page, "ROOT", tmp_path)
+    if wanted is ValueError:
+        with pytest.raises(ValueError, match=r"Repository is https://example\.org/study, wanted https://github\.com/OWNER/NAME"):
+            page.repository()
+    else:
+        assert page.repository() == wanted
+
+
 def test_with_an_address_each_notebook_has_its_badge():
     node = nbformat.read(ROOT / "notebooks" / f"{NAMES[1]}.ipynb", as_version=4)
     page.dress(node, NAMES[1], "https://github.com/someone/study")

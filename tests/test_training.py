@@ -175,3 +175,20 @@ def test_decay_spares_gains_and_biases():
     groups = training.make_optimizer(network(), CONFIG).param_groups
     assert [g["weight_decay"] for g in groups] == [CONFIG.weight_decay, 0]
     assert all(p.ndim > 1 for p in groups[0]["params"]) and all(p.ndim == 1 for p in groups[1]["params"])
+
+
+@pytest.mark.parametrize(
+    ("there", "capability", "wanted"),
+    [
+        (False, None, torch.bfloat16),
+        (True, (7, 5), torch.float16),
+        (True, (8, 0), torch.bfloat16),
+        (True, (9, 0), torch.bfloat16),
+    ],
+)
+def test_a_gpu_without_bfloat16_computes_in_float16(there, capability, wanted, monkeypatch):
+    """Colab's T4 has compute capability 7.5: it emulates bfloat16, slowly."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    assert training.half(profiles.get("full")) is wanted
+    assert training.half(profiles.get("mini")) is None and training.half(profiles.get("sample")) is None
