@@ -60,6 +60,12 @@ def ask(classifier) -> Facts:
     return Facts(digest.hexdigest(), f"{len(pictures)} drawn faces and {len(SENTENCES)} sentences of our own", {}, arrays)
 
 
+def recorded(found: Facts, name: str | None, number: int | None) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """The recorded posteriors (5,) of a drawn face and of a sentence; None for a cue that is missing."""
+    seen = None if name is None else found.arrays["face"][FACE_CLASSES.index(name)]
+    return seen, None if number is None else found.arrays["text"][number]
+
+
 def fused(seen: np.ndarray | None, said: np.ndarray | None, prior: np.ndarray) -> tuple[np.ndarray, float | None]:
     """(5,) posterior of both cues and the conflict score; a cue that is missing is None, and then so is the score."""
     rows = [np.full((1, len(prior)), np.nan) if p is None else p[None] for p in (seen, said)]
@@ -72,8 +78,7 @@ def scenes(found: Facts) -> Figure:
     """Cues that agree, that disagree, and each alone: `SCENES`, one a row. found: of `ask`."""
     fig = plt.figure(figsize=(7.6, 1.75 * len(SCENES)))
     for part, (name, number) in zip(fig.subfigures(len(SCENES), 1), SCENES, strict=True):
-        seen = None if name is None else found.arrays["face"][FACE_CLASSES.index(name)]
-        said = None if number is None else found.arrays["text"][number]
+        seen, said = recorded(found, name, number)
         picture = None if name is None else face(sample.ACTION_UNITS[name])
         show(part, picture, None if number is None else SENTENCES[number], seen, said, found.arrays["prior"])
     return fig
@@ -112,8 +117,7 @@ def told(found: Facts) -> str:
     """What `scenes` shows, in words."""
     parts = []
     for name, number in SCENES:
-        seen = None if name is None else found.arrays["face"][FACE_CLASSES.index(name)]
-        said = None if number is None else found.arrays["text"][number]
+        seen, said = recorded(found, name, number)
         cues = [f"a {name} face" if name else "no face", f"“{SENTENCES[number]}”" if number is not None else "no text"]
         parts.append(f"- {' and '.join(cues)}: {verdict(*fused(seen, said, found.arrays['prior']))}")
     return "\n".join(parts)
@@ -173,8 +177,8 @@ def _png(found: Facts, live, name: str, action: dict[int, float] | None, sentenc
         cues = [None if missing is None else probs for missing, probs in ((drawn, seen), (sentence, said))]
         show(fig, drawn, sentence, *cues, live.prior)
     else:
-        seen = None if drawn is None else found.arrays["face"][FACE_CLASSES.index(name)]
-        said = None if sentence is None else found.arrays["text"][SENTENCES.index(sentence)]
+        number = None if sentence is None else SENTENCES.index(sentence)
+        seen, said = recorded(found, None if drawn is None else name, number)
         show(fig, drawn, sentence, seen, said, found.arrays["prior"])
     buffer = io.BytesIO()
     fig.savefig(buffer, format="png")
