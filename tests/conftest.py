@@ -1,4 +1,4 @@
-"""Shared fixtures: the sample, and the real data where it is at hand."""
+"""Shared fixtures: the sample as data sets, and the real data where it is at hand."""
 
 import os
 import sys
@@ -6,30 +6,41 @@ from pathlib import Path
 
 import pytest
 
-from emolib import faces, profiles, texts
+from emolib import profiles
+from emolib.data import official, sets
 
 REAL = Path(os.environ.get("EMOLIB_DATA", profiles.ROOT / "data" / "raw"))
-needs_real_data = pytest.mark.skipif(
-    not (REAL / "fer2013").is_dir() or not (REAL / "emotion").is_dir(),
-    reason="the real data sets are not at hand: set EMOLIB_DATA to their folder (data/README.md says how to get them)",
-)
+
+
+@pytest.fixture
+def needs_real_data(monkeypatch):
+    """The folder of the real data sets, named in EMOLIB_DATA; a test that asks for it is skipped where they are not."""
+    if not (REAL / "fer2013").is_dir() or not (REAL / "emotion").is_dir():
+        pytest.skip("the real data sets are not at hand: set EMOLIB_DATA to their folder (data/README.md says how to get them)")
+    monkeypatch.setenv("EMOLIB_DATA", str(REAL))
+    return REAL
 
 
 @pytest.fixture(scope="session")
 def sample_faces():
-    return faces.load(profiles.get("sample"))
+    """The drawn faces with all their defects."""
+    return sets.raw_faces(profiles.get("sample"))
 
 
 @pytest.fixture(scope="session")
 def sample_texts():
-    return texts.load(profiles.get("sample"))
+    """The built sentences with all their defects."""
+    return sets.raw_texts(profiles.get("sample"))
 
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """A cache folder of the test's own."""
-    monkeypatch.setattr(faces, "ROOT", tmp_path)
-    return tmp_path / "data" / "cache"
+    """The test's own cache folder, of faces read from a csv and of an encoder's features."""
+    folder = tmp_path / "data" / "cache"
+    monkeypatch.setattr(official, "CACHE", folder)
+    if encoder := sys.modules.get("emolib.models.encoder"):
+        monkeypatch.setattr(encoder, "CACHE", folder / "features")
+    return folder
 
 
 @pytest.fixture(autouse=True)

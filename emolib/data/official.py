@@ -1,0 +1,149 @@
+"""The study's own formats: FER-2013 with FER+ votes, GoEmotions, MSED. Each reader returns a `Dataset`."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from emolib import store
+from emolib.data import readers
+from emolib.data.dataset import DataError, Dataset, column, refuse
+from emolib.data.labels import FACE_CLASSES, FERPLUS_COLUMNS, MSED_CLASSES, SHARED_CLASSES, SPLITS
+from emolib.data.pictures import SIDE, grey_pixels
+from emolib.profiles import ROOT
+
+CACHE = ROOT / "data" / "cache"
+USAGES = {"Training": "train", "PublicTest": "validation", "PrivateTest": "test"}
+FER_HUB = "clip-benchmark/wds_fer2013@9399b94167523fe5c40b3a857e24ef931ee4395b"
+# Training images per class in that copy, in the order of FACE_CLASSES; its own label numbers follow another order.
+FER_TRAINING_COUNTS = (3995, 436, 4097, 7215, 4830, 3171, 4965)
+MERGED = "FER-2013, Public and Private test together as test, they cannot be told apart here"
+
+
+def read_pixel_csv(path: str | Path, *, votes: str | Path | None = None, on_error: str = "raise") -> Dataset:
+    """FER-2013 in Kaggle's formats (columns emotion, pixels, Usage; also `icml_face_data.csv`), read once, then cached.
+
+    votes: `fer2013new.csv` of FER+, joined by row into extras["votes"], (N, 10) int of `FERPLUS_COLUMNS`.
+    """
+    path = Path(path)
+    stat = path.stat()
+    key = hashlib.sha256(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {on_error} v1".encode()).hexdigest()
+    cache = CACHE / f"faces-{key[:16]}.safetensors"
+    if not cache.exists():
+        store.write_arrays(cache, parse_pixels(path, on_error))
+    arrays = store.read_arrays(cache)
+    source = f"FER-2013, {path.name}" + readers.left_out([""] * int(arrays["skipped"][0]))
+    faces = Dataset(arrays["ids"], arrays["labels"], np.array(SPLITS)[arrays["usage"]], FACE_CLASSES, source, arrays["pixels"])
+    return join_votes(faces, Path(votes)) if votes and Path(votes).exists() else faces
+
+
+def parse_pixels(path: Path, on_error: str) -> dict[str, np.ndarray]:
+    """The whole csv, in pieces of 2,000 rows so that the text never lies in memory at once."""
+    blocks, problems = [], []
+    reader = pd.read_csv(
+        path, dtype=object, chunksize=2000, skipinitialspace=True, keep_default_na=False, encoding_errors="surrogateescape"
+    )
+    for chunk in tqdm(reader, desc=f"reading {path.name}", unit="x2000 rows", leave=False):
+        chunk.columns = [c.strip() for c in chunk.columns]
+        if missing := {"emotion", "pixels", "Usage"} - set(chunk.columns):
+            raise DataError(f"{path}: columns found {list(chunk.columns)!s:.300}, missing {sorted(missing)}")
+        cells = zip(chunk.index, chunk.emotion, chunk.pixels, chunk.Usage, strict=True)
+        rows = [parse_face(f"{path}, row {row[0]}", *row) for row in cells]
+        problems += [row for row in rows if isinstance(row, str)]
+        refuse(problems, on_error)
+        if good := [row for row in rows if not isinstance(row, str)]:
+            blocks.append([np.array(cells) for cells in zip(*good, strict=True)])
+    if not blocks:
+        raise DataError(f"{path}: no readable row")
+    columns = (np.concatenate(cells) for cells in zip(*blocks, strict=True))
+    return dict(zip(("pixels", "labels", "usage", "ids"), columns, strict=True)) | {"skipped": np.array([len(problems)])}
+
+
+def parse_face(where: str, row: int, emotion: str, pixels: str, usage: str) -> tuple | str:
+    """(pixels, label, split number, row), or a sentence that says what is wrong. Row 0 is the first below the header."""
+    if emotion not in tuple("0123456"):
+        return f"{where}: emotion is {emotion!r:.100}, wanted 0 to 6"
+    if usage not in USAGES:
+        return f"{where}: Usage is {usage!r:.100}, wanted one of {', '.join(USAGES)}"
+    try:
+        values = np.fromstring(pixels, sep=" ", dtype=np.int32)
+    except ValueError:
+        bad = next((word for word in pixels.split() if not word.lstrip("-").isdecimal()), pixels)
+        return f"{where}: a pixel is {bad!r:.20}, wanted a number from 0 to 255"
+    if len(values) != SIDE * SIDE:
+        return f"{where}: {len(values)} pixels, wanted {SIDE * SIDE}"
+    if (bad := values[(values < 0) | (values > 255)]).size:
+        return f"{where}: a pixel is {bad[0]}, wanted 0 to 255"
+    return values.astype(np.uint8).reshape(SIDE, SIDE), int(emotion), list(USAGES).index(usage), row
+
+
+def join_votes(faces: Dataset, path: Path) -> Dataset:
+    """FER+ votes, joined **by row**: `Image name` drifts by one after each blank row and four names are wrong.
+
+    Raises DataError if the two files differ in length or in any row's Usage.
+    """
+    table = pd.read_csv(path)
+    if faces.ids.max() >= len(table):
+        raise DataError(f"{path}: {len(table)} rows, wanted at least {faces.ids.max() + 1}, one for each row of FER-2013")
+    usage = table["Usage"].map(USAGES).to_numpy()[faces.ids]
+    if (bad := np.flatnonzero(usage != faces.split)).size:
+        row = bad[0]
+        raise DataError(f"{path}, row {faces.ids[row]}: Usage means {usage[row]}, FER-2013 says {faces.split[row]}")
+    return replace(faces, extras={"votes": table[list(FERPLUS_COLUMNS)].to_numpy()[faces.ids]})
+
+
+def read_fer_hub() -> Dataset:
+    """FER-2013's webdataset copy on the Hub at a pinned revision: Public and Private are merged, as `source` says."""
+    tables = {split: parts[0][1] for split, parts in readers.hub_tables(FER_HUB).items()}
+    counts = np.bincount(tables["train"]["cls"], minlength=len(FACE_CLASSES)).tolist()
+    if sorted(counts) != sorted(FER_TRAINING_COUNTS):
+        raise DataError(f"{FER_HUB}: Training has {counts} images per class, wanted {sorted(FER_TRAINING_COUNTS)} in any order")
+    order = np.array([FER_TRAINING_COUNTS.index(count) for count in counts])
+    whole = pd.concat([tables["train"], tables["test"]])
+    split = np.repeat(np.array(["train", "test"], "U10"), [len(tables["train"]), len(tables["test"])])
+    split, said = readers.split_off_validation(split)
+    pixels = grey_pixels([readers.read_picture(cell, Path()) for cell in whole["jpg"]], SIDE)
+    return Dataset(np.arange(len(split)), order[whole["cls"]], split, FACE_CLASSES, f"{MERGED} ({FER_HUB}){said}", pixels)
+
+
+def read_goemotions(folder: str | Path) -> Dataset:
+    """GoEmotions (Demszky et al. 2020, arXiv:2005.00547) with Ekman labels, those texts with one label of the five shared.
+
+    folder: {train,dev,test}.tsv (text, label numbers, id) and labels.txt. `source` says how many others were left out.
+    """
+    folder = Path(folder)
+    names = (folder / "labels.txt").read_text(encoding="utf8").split()
+    rows, total = [], 0
+    for split, stem in zip(SPLITS, ("train", "dev", "test"), strict=True):
+        lines = (folder / f"{stem}.tsv").read_text(encoding="utf8").rstrip("\n").split("\n")
+        for number, line in enumerate(lines):
+            cells = line.split("\t")
+            if len(cells) != 3 or not all(n.isdecimal() and int(n) < len(names) for n in cells[1].split(",")):
+                raise DataError(f"{folder / stem}.tsv, row {number}: {line!r:.80}, wanted text, label numbers, id")
+            label = names[int(cells[1])] if cells[1].isdecimal() else ""
+            if label in SHARED_CLASSES and cells[0].strip():
+                rows.append((total + number, SHARED_CLASSES.index(label), split, cells[0].strip()))
+        total += len(lines)
+    ids, labels, split, texts = zip(*rows, strict=True)
+    source = f"GoEmotions (Ekman), {total - len(rows)} of {total} rows with several or other labels left out"
+    return Dataset(np.array(ids), np.array(labels), np.array(split), SHARED_CLASSES, source, texts=column(texts))
+
+
+def read_msed(folder: str | Path) -> Dataset:
+    """MSED (Jia et al. 2022): pictures with title and caption as their text, labels its emotions, extras caption and desire.
+
+    folder: a clone of github.com/MSEDdataset/MSED ({split}/{split}.csv, {split}/images/1.jpg ...), or its tables as .parquet.
+    """
+    tables = readers.folder_tables(Path(folder))
+    for path in sorted(Path(folder).glob("*/*.csv")):
+        if path.stem == path.parent.name and readers.STEMS.get(path.stem) not in {None, *tables}:
+            table = readers.read_file(path).rename(columns=str.lower)
+            table["image"] = [f"images/{number + 1}.jpg" for number in range(len(table))]
+            tables[readers.STEMS[path.stem]] = [(str(path), table, path.parent)]
+    columns = readers.Columns("image", ("title", "caption"), "emotion", ("caption", "desire"))
+    return readers.assemble(tables, "MSED", columns, MSED_CLASSES)

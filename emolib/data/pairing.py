@@ -1,0 +1,117 @@
+"""Pairs of an image and a text: matched by label inside a split, damaged, or with the words masked that name an emotion."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+
+from emolib.data.dataset import DataError, Dataset, column, content
+from emolib.data.labels import FACE_TO_SHARED, SHARED_CLASSES, SPLITS, TEXT_TO_SHARED
+
+DAMAGES = {"blur": (0, 1, 2, 4), "noise": (0, 20, 40, 80), "occlusion": (0, 0.33, 0.67, 1)}
+DROPS = (0, 0.25, 0.5, 0.75)
+# Words that name an emotion or its opposite: whole words, then stems. What is left of a text describes the picture.
+_NAMES_EMOTION = re.compile(
+    r"\b(?:(?:mad|cry|cries|cried|crying|tears|tearful|rage|raging|gross|joy|joys|joyful|joyous|hate|hates|hated|hatred|calm|calmly"
+    r"|love|loves|loved|loving|lovingly|moods?|moody)\b|(?:happ(?:y|i)|unhapp|glad|cheer|delight|smil|laugh|sad(?:\b|der|dest|den|ly|ness)"
+    r"|sorrow|depress|miser|grie[fv]|anger|angr|furi|fury|annoy|irritat|fear|afraid|scar[ey]|terrif|terror|horr|anxi|worr|panic|disgust"
+    r"|revolt|surpris|astonish|amaz(?:e|ing)|shock|neutral|emotion|feel|frustrat|upset|lonel|excit|enjoy)\w*)",
+    re.IGNORECASE,
+)
+
+
+def match(faces: Dataset, texts: Dataset, *, seed: int = 0) -> Dataset:
+    """Pairs of one label inside each split, each item at most once, in the five shared classes; ids count the pairs.
+
+    Given the class the two are independent, by construction: knowing both tells what each tells, and no more. Duplicates
+    of either set are not paired twice inside a split and class. The rarer side decides how many pairs a class has. extras:
+    "face_id", "text_id" (N,), the ids of the items.
+    """
+    rng = np.random.default_rng(seed)
+    face, text, labels, split = [], [], [], []
+    for part in SPLITS:
+        for label, shared in enumerate(SHARED_CLASSES):
+            f = _distinct(faces, faces.images, part, [c for c, s in FACE_TO_SHARED.items() if s == shared], rng)
+            t = _distinct(texts, texts.texts, part, [c for c, s in TEXT_TO_SHARED.items() if s == shared], rng)
+            n = min(len(f), len(t))
+            face.append(f[:n]), text.append(t[:n]), labels.append(np.full(n, label)), split.append(np.full(n, part))
+    labels, split, face, text = (np.concatenate(rows) for rows in (labels, split, face, text))
+    return Dataset(
+        np.arange(len(labels)), labels, split, SHARED_CLASSES, f"label-matched pairs of {faces.source} and {texts.source}",
+        faces.images[face], texts.texts[text], {"face_id": faces.ids[face], "text_id": texts.ids[text]},
+    )  # fmt: skip
+
+
+def _distinct(data: Dataset, items: Sequence, split: str, classes: list[str], rng: np.random.Generator) -> np.ndarray:
+    """Rows of a split and class in random order, of equal items the first only."""
+    wanted = np.isin(data.labels, [data.classes.index(c) for c in classes])
+    rows = rng.permutation(np.flatnonzero((data.split == split) & wanted))
+    first: dict[bytes, int] = {}
+    for row in rows:
+        first.setdefault(content(items[row]), row)
+    return np.array(list(first.values()), dtype=int)
+
+
+def list_pairs(pairs: Dataset) -> tuple[dict, dict]:
+    """Which held-out items matched pairs are made of, so that a reader without data can look up any expert's answers.
+
+    arrays, in the order of every record: "ids" (N,) of the pairs, "image" and "text" (N,) of the items, "labels" (N,), "split"
+    (N,) 0 validation, 1 test.
+    """
+    held_out = pairs.select(pairs.held_out)
+    arrays = {
+        "ids": held_out.ids, "labels": held_out.labels, "image": held_out.extras["face_id"], "text": held_out.extras["text_id"],
+        "split": held_out.split == "test",
+    }  # fmt: skip
+    return {"counts": pairs.counts().tolist()}, {name: values.astype(np.int32) for name, values in arrays.items()}
+
+
+def tokens(text: str) -> list[str]:
+    """Lower-case words: whatever letters, digits and apostrophes stand together."""
+    return "".join(c if c.isalnum() or c == "'" else " " for c in text.lower()).split()
+
+
+def mask_emotion_words(data: Dataset) -> Dataset:
+    """The same items, words that name an emotion taken out of the texts: captions often give the label away."""
+    texts = [" ".join(_NAMES_EMOTION.sub(" ", text).split()) for text in data.texts]
+    texts = [text if re.search(r"\w", text) else "a picture" for text in texts]
+    return replace(data, texts=column(texts), source=f"{data.source}, emotion words masked")
+
+
+def damage(data: Dataset, how: str, level: float, *, seed: int = 0) -> Dataset:
+    """Images made worse: Gaussian blur (standard deviation in pixels), noise (in grey levels), or a grey rectangle at a random
+    place that covers a share of each side.
+
+    data: images as a uint8 array, grey or RGB. Level 0 changes nothing. ValueError names the choices; DataError, for paths.
+    """
+    if how not in DAMAGES:
+        raise ValueError(f"unknown damage {how!r}; choose from {', '.join(DAMAGES)}")
+    if data.images is None or data.images.dtype != np.uint8:
+        raise DataError(f"{data.source}: images to be damaged must be one uint8 array; make one with pictures.grey_pixels")
+    rng, pixels = np.random.default_rng(seed), data.images.astype(np.float64)
+    height, width = pixels.shape[1:3]
+    if how == "blur":
+        pixels = gaussian_filter(pixels, (0, level, level, 0)[: pixels.ndim])
+    elif how == "noise":
+        pixels = pixels + level * rng.normal(0, 1, pixels.shape)
+    else:
+        high, wide = round(level * height), round(level * width)
+        places = rng.integers(0, (height - high + 1, width - wide + 1), (len(pixels), 2))
+        for picture, (top, left) in zip(pixels, places, strict=True):
+            picture[top : top + high, left : left + wide] = 128
+    return replace(data, images=np.clip(pixels.round(), 0, 255).astype(np.uint8))
+
+
+def drop_words(data: Dataset, share: float, *, seed: int = 0) -> Dataset:
+    """Texts that lost each word with probability `share`; of a text that would lose all of them one stays."""
+    rng, shorter = np.random.default_rng(seed), []
+    for text in data.texts:
+        words = text.split()
+        kept = np.flatnonzero(rng.random(len(words)) >= share)
+        kept = kept if len(kept) else rng.integers(0, len(words), 1)
+        shorter.append(" ".join(words[i] for i in kept))
+    return replace(data, texts=column(shorter))

@@ -1,0 +1,181 @@
+"""The study's own data sets by profile: generated, from the folder EMOLIB_DATA, or from the Hub. Each is made once a process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache, wraps
+from pathlib import Path
+
+import numpy as np
+
+from emolib.data import audit, official, pairing, readers, sample
+from emolib.data.dataset import DataError, Dataset, MissingData, column
+from emolib.data.labels import FACE_CLASSES, SHARED_CLASSES, TEXT_CLASSES
+from emolib.profiles import Profile, data_folder
+
+FER_FILES = ("fer2013.csv", "fer2013.csv.gz", "icml_face_data.csv")
+EMOTION_HUB = "dair-ai/emotion:split@cab853a1dbdf4c42c2b3ef2173804746df8825fe"
+CIFAR_HUB = "uoft-cs/cifar10@0b2714987fa478483af9968de7c934580d0bb9a2"
+CIFAR_ROWS = 2000  # of the 10,000, where a profile is not `full`
+
+
+def once(load: Callable[[Profile], Dataset]) -> Callable[[Profile], Dataset]:
+    """Make a set once a process for each profile and each EMOLIB_DATA."""
+    made = cache(lambda profile, folder: load(profile))
+    return wraps(load)(lambda profile: made(profile, data_folder()))
+
+
+def missing(what: str, looked_for: str, folder: Path, how: str) -> MissingData:
+    """The error that says where a set was looked for and how to get it."""
+    return MissingData(
+        f"{what} is not at hand: looked for {looked_for} in {folder}. {how}, or name the folder that holds {folder.name}/: "
+        "EMOLIB_DATA=FOLDER python -m emolib run"
+    )
+
+
+@once
+def raw_faces(profile: Profile) -> Dataset:
+    """Faces in `FACE_CLASSES`, as they come: drawn ones, else FER-2013 with FER+ votes, if at hand, in extras["votes"].
+
+    FER-2013 from EMOLIB_DATA/fer2013 as Kaggle's csv or as class folders, else (`full`) the Hub's copy. Raises MissingData.
+    """
+    if profile.data.generated:
+        return sample.read_faces()
+    folder = data_folder() / "fer2013"
+    for name in FER_FILES:
+        if (folder / name).exists():
+            return official.read_pixel_csv(folder / name, votes=folder / "fer2013new.csv")
+    if (folder / "train").is_dir():
+        name = "FER-2013, class folders" if (folder / "validation").is_dir() else official.MERGED
+        return readers.read_class_folders(folder, FACE_CLASSES, name=name)
+    if profile.name == "full":
+        return official.read_fer_hub()
+    raise missing(
+        "FER-2013", f"{', '.join(FER_FILES)} or folders train/ and test/", folder,
+        "Get fer2013.csv from Kaggle (challenges-in-representation-learning-facial-expression-recognition-challenge) and "
+        "fer2013new.csv from github.com/microsoft/FERPlus and put both there",
+    )  # fmt: skip
+
+
+@once
+def raw_texts(profile: Profile) -> Dataset:
+    """Sentences in `TEXT_CLASSES`, as they come: built ones, else DAIR-AI Emotion from EMOLIB_DATA/emotion or the Hub.
+
+    Raises MissingData.
+    """
+    if profile.data.generated:
+        return readers.read_table(sample.FOLDER / "emotion", text="text", classes=TEXT_CLASSES, name="built sentences")
+    folder = data_folder() / "emotion"
+    source = folder if folder.is_dir() else EMOTION_HUB
+    try:
+        return readers.read_table(source, text="text", classes=TEXT_CLASSES, name="DAIR-AI Emotion")
+    except MissingData as error:
+        how = f"{error}. Put train, val and test as .txt (text;label), .csv, .jsonl or .parquet there, or ask the Hub"
+        raise missing("DAIR-AI Emotion", "its three parts", folder, how) from error
+
+
+@once
+def faces(profile: Profile) -> Dataset:
+    """The faces that systems see: Training cleaned, unless the profile says otherwise."""
+    return audit.clean(raw_faces(profile)) if profile.data.clean_training else raw_faces(profile)
+
+
+@once
+def texts(profile: Profile) -> Dataset:
+    """The sentences that systems see: Training cleaned, unless the profile says otherwise."""
+    return audit.clean(raw_texts(profile)) if profile.data.clean_training else raw_texts(profile)
+
+
+@once
+def pairs(profile: Profile) -> Dataset:
+    """Faces and sentences of one label, matched inside each split."""
+    return pairing.match(faces(profile), texts(profile))
+
+
+@once
+def genuine(profile: Profile) -> Dataset:
+    """Pairs in which someone wrote about a picture, Training without duplicates of held-out pictures or texts.
+
+    MSED from EMOLIB_DATA/msed; in `sample` drawn faces with sentences, sincere or ironic. Raises MissingData.
+    """
+    if profile.data.generated:
+        return sample.ironic()
+    data = msed()
+    leak = audit.leaks(data)
+    source = f"{data.source}, {leak.sum()} Training pairs with a duplicate in validation or test left out"
+    return replace(data.select(~leak), source=source)
+
+
+@once
+def masked(profile: Profile) -> Dataset:
+    """The genuine pairs, words that name an emotion taken out of their texts."""
+    return pairing.mask_emotion_words(genuine(profile))
+
+
+def msed() -> Dataset:
+    """All of MSED; MissingData says how to get it."""
+    folder = data_folder() / "msed"
+    try:
+        return official.read_msed(folder)
+    except MissingData as error:
+        how = f"For research, git clone https://github.com/MSEDdataset/MSED {folder}"
+        raise missing("MSED", "train, dev and test", folder, how) from error
+
+
+@once
+def captioned(profile: Profile) -> Dataset:
+    """Pictures with captions to measure retrieval on, none of them trained on; all rows are "test", of the class "pair".
+
+    MSED's test set with extras["desire"], or as many of it as the profile says (the first of a fixed shuffle); in `sample`
+    drawn people with extras["tags"] (N, 3) int: glasses, beard, long hair. Raises MissingData.
+    """
+    count, classes = profile.generality.pairs, ("pair",)
+    if profile.data.generated:
+        images, texts, who = sample.captioned(np.random.default_rng(77), count)
+        texts, extras = column(texts), {"tags": np.stack([who.glasses, who.beard, who.long_hair], 1).astype(int)}
+        source = "drawn people with captions"
+    else:
+        test = msed().part("test")
+        test = test.select(np.random.default_rng(0).permutation(len(test))[:count])
+        images, texts, extras = test.images, test.extras["caption"], {"desire": test.extras["desire"]}
+        if len(empty := np.flatnonzero([not text.strip() for text in texts])):
+            raise DataError(f"MSED, test: the caption of item {test.ids[empty[0]]} is empty, wanted a sentence")
+        source = f"MSED test, {len(test)} pairs"
+    n = len(texts)
+    return Dataset(np.arange(n), np.zeros(n, int), np.full(n, "test"), classes, source, images, texts, extras)
+
+
+@once
+def other_texts(profile: Profile) -> Dataset:
+    """Sentences of another origin in the five shared classes: GoEmotions from EMOLIB_DATA/goemotions; `sample`: other frames.
+
+    Raises MissingData.
+    """
+    if profile.data.generated:
+        name = "built sentences of other frames"
+        return readers.read_table(sample.FOLDER / "other", text="text", classes=SHARED_CLASSES, name=name)
+    folder = data_folder() / "goemotions"
+    if (folder / "labels.txt").exists():
+        return official.read_goemotions(folder)
+    how = "Get the Ekman version from github.com/google-research/google-research/tree/master/goemotions"
+    raise missing("GoEmotions", "labels.txt and train, dev, test .tsv", folder, how)
+
+
+@once
+def cifar10(profile: Profile) -> Dataset:
+    """CIFAR-10's test pictures, all of them "test": a zero-shot task that is not emotion. Not `full`: 2,000 fixed ones.
+
+    From EMOLIB_DATA/cifar10/test.parquet (img: encoded bytes, label: name), else the Hub. Raises MissingData.
+    """
+    path = data_folder() / "cifar10" / "test.parquet"
+    try:
+        table = readers.read_file(path) if path.exists() else readers.hub_tables(CIFAR_HUB)["test"][0][1]
+    except MissingData as error:
+        raise missing("CIFAR-10", "test.parquet", path.parent, f"{error}. Put its test split there as .parquet") from error
+    classes = tuple(readers.class_names(table["label"]))
+    labels = np.array([classes.index(name) for name in table["label"]])
+    images, n = column([readers.read_picture(cell, path.parent) for cell in table["img"]]), len(labels)
+    data = Dataset(np.arange(n), labels, np.full(n, "test"), classes, "CIFAR-10, test", images)
+    few = np.sort(np.random.default_rng(0).permutation(n)[:CIFAR_ROWS])
+    return data if profile.name == "full" else data.select(few)

@@ -1,0 +1,240 @@
+"""What is trained of a dual encoder, and how: full, LoRA, LP-FT, contrastive with prompts (FLYP).
+
+Every method ends in plain weights of the encoder's own shape and a `Head`, so that whatever is measured of one encoder can
+be measured of each, and of each mixture with the pretrained one (WiSE-FT).
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import resource
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional as F
+
+from emolib.data import labels
+from emolib.data.dataset import Dataset
+from emolib.models import heads, training
+from emolib.models.encoder import PARTS, Encoder, stacked
+from emolib.models.heads import Head
+from emolib.models.networks import augment
+from emolib.profiles import Tuning, Work
+from emolib.results.predictions import Predictions, predictions
+
+METHODS = tuple(labels.METHODS)
+LORA_LAYERS = "q_proj|k_proj|v_proj|query|key|value"  # as in CLIP-LoRA, Zanella and Ben Ayed 2024, arXiv:2405.18541
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A further trained encoder: its weights by name, and its head. alpha-mixtures of two are Tuned as well."""
+
+    weights: dict[str, torch.Tensor]
+    head: Head
+
+    def mixed(self, start: Tuned, alpha: float) -> Tuned:
+        """(1 - alpha) x start + alpha x this, weight by weight and in the head: `start` at 0, this at 1, exactly.
+
+        Raises ValueError for an alpha outside [0, 1].
+        Source: Wortsman et al. 2022, Robust fine-tuning of zero-shot models (WiSE-FT), arXiv:2109.01903, equation 1.
+        """
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"alpha is {alpha}, wanted 0 to 1")
+        weights = {k: blend(start.weights[k], v, alpha) for k, v in self.weights.items()}
+        head = Head(blend(start.head.weight, self.head.weight, alpha), blend(start.head.bias, self.head.bias, alpha))
+        return Tuned(weights, head)
+
+    def save(self, path: Path) -> None:
+        """One safetensors file, written whole or not at all."""
+        heads.save(path, self.weights, self.head)
+
+    @staticmethod
+    def load(path: Path) -> Tuned:
+        """What `save` wrote; FileNotFoundError says which command makes it."""
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is not there; make it: python -m emolib run --profile PROFILE --fresh 04")
+        tensors = load_file(path)
+        head = Head(tensors.pop("head.weight").numpy(), tensors.pop("head.bias").numpy())
+        return Tuned({k.removeprefix("model."): v for k, v in tensors.items()}, head)
+
+
+def blend(start, end, alpha: float):
+    """(1 - alpha) x start + alpha x end; counters and other whole numbers are the end's."""
+    whole = isinstance(end, torch.Tensor) and not end.is_floating_point()
+    return end if whole else (1 - alpha) * start + alpha * end
+
+
+class Classifier(nn.Module):
+    """A dual encoder with a head on the unit vectors of one modality, or on the mean of both.
+
+    Inputs: pixels (N, 3, S, S) for images; tokens and mask (N, T) for texts; all three for both. Output: logits (N, K).
+    """
+
+    def __init__(self, encoder: Encoder, modalities: tuple[str, ...], head: Head, config: Tuning, *, train_head: bool = False):
+        super().__init__()
+        self.encoder, self.modalities, self.lora = copy.copy(encoder), modalities, []
+        self.encoder.model = self.model = copy.deepcopy(encoder.model)
+        self.learn(modalities if not config.rank else ())
+        kinds = {"dtype": self.model.dtype, "device": self.model.device}
+        self.weight = nn.Parameter(torch.tensor(head.weight, **kinds), requires_grad=train_head)
+        self.bias = nn.Parameter(torch.tensor(head.bias, **kinds), requires_grad=train_head)
+        if config.rank:
+            from peft import LoraConfig, get_peft_model
+
+            where = rf"({'|'.join(part for m in modalities for part in PARTS[m])})\..*({LORA_LAYERS})"
+            lora = LoraConfig(r=config.rank, lora_alpha=2 * config.rank, target_modules=where, init_lora_weights=True)
+            self.lora = [get_peft_model(self.model, lora)]  # in a list: its parameters are those of self.model already
+        if config.patches < 1:
+            embeddings = next(m for n, m in self.model.named_modules() if n.endswith("vision_model.embeddings"))
+            # The hook asks its own module: copies of this classifier (averages) keep the hook, each in a mode of its own.
+            embeddings.register_forward_hook(lambda module, _, out: some_patches(out, config.patches) if module.training else out)
+
+    def learn(self, modalities: tuple[str, ...]) -> None:
+        """Let the encoders of these modalities learn, and nothing else of the model."""
+        parts = tuple(part for modality in modalities for part in PARTS[modality])
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(name.startswith(parts))
+
+    def vectors(self, *inputs: torch.Tensor) -> torch.Tensor:
+        """(N, D) unit vectors of one modality, or the two vectors' mean, again of length 1."""
+        encoded = [self.encoder.image_vectors(inputs[0])] if "image" in self.modalities else []
+        encoded += [self.encoder.text_vectors(*inputs[-2:])] if "text" in self.modalities else []
+        return encoded[0] if len(encoded) == 1 else F.normalize(encoded[0] + encoded[1], dim=-1)
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return training.logits(self.vectors(*inputs), self.weight, self.bias)
+
+    def tuned(self) -> Tuned:
+        """The weights in the encoder's own shape (LoRA merged) and the head."""
+        model = copy.deepcopy(self.lora[0]).merge_and_unload() if self.lora else self.model
+        weights = {k: v.detach().cpu() for k, v in model.state_dict().items()}
+        return Tuned(weights, Head(*(p.detach().cpu().double().numpy() for p in (self.weight, self.bias))))
+
+
+class Prompted(Classifier):
+    """The head is the text encoder's view of the class prompts, and both encoders learn (FLYP)."""
+
+    def __init__(self, encoder: Encoder, modalities: tuple[str, ...], head: Head, config: Tuning, prompts: list[list[str]]):
+        super().__init__(encoder, modalities, head, config)
+        self.learn(tuple(PARTS))
+        tokens = encoder.pad(encoder.tokenize([prompt for some in prompts for prompt in some]))
+        self.tokens, self.mask = (x.to(encoder.model.device) for x in tokens)  # no buffers: nothing to be averaged
+        self.ends = np.cumsum([0] + [len(some) for some in prompts])
+
+    def directions(self) -> torch.Tensor:
+        """(K, D) unit vectors: in training of one prompt per class, drawn anew each step; else the mean over its prompts."""
+        spans = list(zip(self.ends[:-1], self.ends[1:], strict=True))
+        if self.training:
+            draw = torch.rand(len(spans)).tolist()
+            rows = torch.tensor([int(a + (b - a) * u) for (a, b), u in zip(spans, draw, strict=True)])
+            return self.encoder.text_vectors(self.tokens[rows], self.mask[rows])
+        each = self.encoder.text_vectors(self.tokens, self.mask)
+        return F.normalize(torch.stack([each[a:b].mean(0) for a, b in spans]), dim=-1)
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return training.logits(self.encoder.scale * self.vectors(*inputs), self.directions())
+
+    @torch.no_grad()
+    def tuned(self) -> Tuned:
+        self.eval()
+        weight = self.encoder.scale * self.directions().double().cpu().numpy()
+        return replace(super().tuned(), head=Head(weight, np.zeros(len(weight))))
+
+
+def contrastive(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
+    """CLIP's loss between the items of a batch and the prompts of their classes: (N, K) logits -> a scalar, nats.
+
+    Each item is to find its own prompt among the batch's, and each prompt its item; two items of one class count as each
+    other's mistakes, as in the source: Goyal et al. 2023, Finetune like you pretrain, arXiv:2212.00638, equation 2.
+    """
+    pairs, own = logits[:, labels], torch.arange(len(labels), device=labels.device)
+    rows = F.cross_entropy(pairs, own, label_smoothing=label_smoothing)
+    return (rows + F.cross_entropy(pairs.T, own, label_smoothing=label_smoothing)) / 2
+
+
+def some_patches(tokens: torch.Tensor, share: float) -> torch.Tensor:
+    """A random share of the patch tokens, the class token always: (N, 1 + P, W) -> (N, 1 + P', W), each picture its own."""
+    n, patches, width = tokens[:, 1:].shape
+    kept = torch.rand(n, patches, device=tokens.device).argsort(1)[:, : max(1, round(share * patches))].sort(1).values
+    return torch.cat([tokens[:, :1], tokens[:, 1:].gather(1, kept.unsqueeze(2).expand(-1, -1, width))], 1)
+
+
+class Batches(training.Batches):
+    """An encoder's inputs by the columns that are there: pixels, or tokens and mask, or all three.
+
+    Square uint8 pictures lie on the device and are resized there; others are opened batch by batch.
+    """
+
+    def __init__(self, data: Dataset, encoder: Encoder, config: Tuning):
+        self.data, self.labels, self.encoder, self.config = data, data.labels, encoder, config
+        square = None if data.images is None else stacked(data.images)
+        self.images = data.images if square is None else square.to(encoder.model.device)
+        self.tokens = None if data.texts is None else encoder.tokenize(data.texts)
+        self.lengths = None if data.texts is None else np.array([len(tokens) for tokens in self.tokens])
+
+    def batch(self, rows, rng, progress):
+        pixels = () if self.images is None else (self.pixels(rows, rng),)
+        return pixels if self.tokens is None else (*pixels, *self.encoder.pad([self.tokens[row] for row in rows]))
+
+    def pixels(self, rows: np.ndarray, rng: np.random.Generator | None) -> torch.Tensor:
+        """(N, 3, S, S) normalised pictures; with `rng` augmented."""
+        images, ids = self.images[rows], self.data.ids[rows]
+        if rng is None:
+            return self.encoder.pixels(images, ids)
+        opened = images if isinstance(images, torch.Tensor) else self.encoder.open(images, ids).to(self.encoder.model.device)
+        x = opened.to(self.encoder.model.dtype) / 255 - 0.5  # what is turned in is middle grey
+        return self.encoder.normalise(augment(x, rng, self.encoder.size, self.config) + 0.5)
+
+
+def tune(
+    encoder: Encoder, data: Dataset, method: str, config: Tuning, prompts: list[list[str]] | None, *, work: Work = Work()
+) -> Predictions:  # fmt: skip
+    """Train the encoders of the modalities that `data` has, once per seed, and judge them on held-out items.
+
+    method: "full" and "lora" keep the zero-shot head of `prompts` (K lists of sentences), "lpft" starts from a linear probe's
+    head and trains it (Kumar et al. 2022, arXiv:2202.10054), "flyp" trains both encoders against the prompts.
+    The seeds differ in the order of the rows, the augmentation and LoRA's start. Models are kept where `work` has a folder.
+    """
+    if method not in METHODS or (method == "lora") != bool(config.rank):
+        raise ValueError(f"method {method!r} with rank {config.rank}; choose from {', '.join(METHODS)}; lora alone has a rank")
+    head = heads.fit_probe(data, encoder.vectors(data))[1] if method == "lpft" else heads.zero_shot(encoder, prompts)
+    held_out, notes, probs = data.select(data.held_out), {"history": [], "runs": [], "encoder": encoder.facts}, []
+    for seed in config.seeds:
+        done = fit(encoder, data, method, config, prompts, head, seed=seed, work=work)
+        tuned = done.model.tuned()
+        if work.folder:
+            tuned.save(work.model(seed))
+        probs.append(tuned.head.posterior(encoder.with_weights(tuned.weights).vectors(held_out)))
+        notes["history"].append(done.history)
+        notes["runs"].append(done.notes | {"peak_memory": peak_memory()})
+    return predictions(data, np.stack(probs), notes)
+
+
+def fit(encoder, data, method, config, prompts, head: Head, *, seed: int, work: Work) -> training.Fitted:
+    """One run of the loop."""
+    parts = {"settings": asdict(replace(config, seeds=())), "prompts": prompts if method == "flyp" else None, "method": method}
+    start = hashlib.sha256(head.weight.tobytes() + head.bias.tobytes()).hexdigest()
+    key = json.dumps([data.fingerprint, data.modalities, encoder.fingerprint, encoder.size, parts, start])
+    with training.arithmetic(work):
+        torch.manual_seed(seed)
+        if method == "flyp":
+            model, loss = Prompted(encoder, data.modalities, head, config, prompts), contrastive
+        else:
+            model, loss = Classifier(encoder, data.modalities, head, config, train_head=method == "lpft"), F.cross_entropy
+        train, validation = (Batches(data.part(split), encoder, config) for split in ("train", "validation"))
+        return training.fit(model, train, validation, config.fit, seed=seed, key=key, work=work, loss=loss)
+
+
+def peak_memory() -> int:
+    """Bytes: of the GPU where there is one, else of this process since its start."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,263 @@
+"""Numbers as DataFrames: few, general tables, which `report.show` prints. Every score has its n, its seeds and an interval."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import pandas as pd
+
+from emolib.data.labels import FACE_CLASSES, FACE_TO_SHARED, METHODS, SHARED_CLASSES, SPLITS, TEXT_CLASSES
+from emolib.results import metrics, published
+from emolib.results.predictions import Facts, Predictions, Result
+from emolib.results.published import Published
+from emolib.results.records import MissingRecord
+from emolib.results.report import interval, markdown, p_value, percent, signed, spread
+
+ACCURACY, MACRO_F1 = "accuracy % (95 % interval)", "macro-F1 % (95 % interval)"
+GENERATED = ("drawn faces", "built sentences")  # the sources of profile sample
+SYSTEMS = {
+    "texts": {
+        "majority": "majority class", "tfidf-lr": "TF-IDF + logistic regression", "lstm": "bidirectional LSTM",
+        "gru": "bidirectional GRU", "clip-zero-shot": "zero-shot", "clip-linear": "linear probe",
+        "clip-tuned": "text encoder fine-tuned",
+    },
+    "faces": {
+        "majority": "majority class", "nearest": "nearest Training face", "cnn": "residual CNN",
+        "clip-zero-shot": "zero-shot", "clip-linear": "linear probe", **{f"clip-{m}": title for m, title in METHODS.items()},
+        "clip-wise": "best trade-off",
+    },
+}  # fmt: skip
+SETS = {"faces": "FER-2013 (seven emotions)", "texts": "DAIR-AI Emotion (six emotions)"}
+ANCHORS = {"faces": published.FACES + published.ZERO_SHOT + published.TUNED, "texts": published.TEXTS}
+BEST = "best fine-tuned"  # of METHODS, chosen on validation
+HEADLINE_FUSIONS = ("text alone", "product", "both encoders fine-tuned")
+HEADLINES = {"faces": ("clip-zero-shot", "clip-linear", BEST, "cnn"), "texts": ("clip-tuned", "gru")}
+
+READING = (
+    "Ours in bold, as mean over seeds ± standard deviation, with 95 % bootstrap intervals over test items. Published figures "
+    "stand as their sources print them, nearly always without interval and seeds. Rows on other test items or of another "
+    "protocol are not comparable; whether two of our rows differ is said by the paired tests in the notebooks."
+)
+Load = Callable[[str], Result]
+Fused = dict[str, Callable[[], dict[str, Predictions]]]
+
+
+def group(found: Predictions, audit: Facts | None) -> np.ndarray | None:
+    """The duplicate groups of a system's items, None without an audit: then each item is drawn by itself."""
+    return None if audit is None else metrics.groups(found, audit)
+
+
+def seeds(found: Predictions) -> int | str:
+    """How many runs stand behind a posterior, and whether they were averaged into one answer."""
+    runs = found.notes.get("seeds", len(found.notes.get("runs", ())))
+    return f"{runs}, averaged" if runs > len(found.probs) else len(found.probs)
+
+
+def accuracy(found: Predictions, score: dict) -> str:
+    """Accuracy and interval as text; notes["over_pairings"], (accuracy, (low, high)), stands for that of one pairing."""
+    over = found.notes.get("over_pairings")
+    return f"{percent(over[0])} ({interval(over[1])})" if over else spread(score)
+
+
+def scores(systems: dict[str, Predictions], audit: Facts | None = None) -> pd.DataFrame:
+    """One row a system: accuracy and macro-F1 with intervals (duplicates drawn together if there is an audit), ECE, n, seeds."""
+    rows = []
+    for name, found in systems.items():
+        s = metrics.score(found, group(found, audit))
+        rows.append([name, accuracy(found, s), spread(s, "macro_f1"), percent(s["ece"]), s["n"], seeds(found)])
+    return pd.DataFrame(rows, columns=["system", ACCURACY, MACRO_F1, "ECE %", "n", "seeds"])
+
+
+def paired_tests(systems: dict[str, Predictions], pairs: Iterable[tuple[str, str]]) -> pd.DataFrame:
+    """One row a pair of systems judged on the same items by the answers of their seeds' mean posterior (exact McNemar).
+
+    points: difference in accuracy with its interval over items. p is corrected for the number of rows (Holm). verdict: a tie
+    unless p is below 0.05 and the interval leaves out zero.
+    """
+    pairs = list(pairs)
+    tests = [metrics.mcnemar(systems[first], systems[second]) for first, second in pairs]
+    rows = []
+    for (first, second), test, p in zip(pairs, tests, metrics.holm([t["p"] for t in tests]), strict=True):
+        before, after = (systems[name].predicted == systems[name].labels for name in (second, first))
+        points, (low, high) = metrics.change(before, after)
+        verdict = "tie" if p >= 0.05 or low <= 0 <= high else "better" if points > 0 else "worse"
+        words = signed((points, (low, high)))
+        rows.append([f"{first} against {second}", words, test["n10"], test["n01"], p_value(p), verdict])
+    head = ["comparison", "points (95 % interval)", "only first right", "only second right", "p (Holm)", "verdict"]
+    return pd.DataFrame(rows, columns=head)
+
+
+def generated(found: Predictions | Facts) -> bool:
+    """Whether a result is of the generated world, where no published figure can stand beside it."""
+    return any(source in found.source for source in GENERATED)
+
+
+def beside_published(
+    ours: dict[str, Predictions], others: Iterable[Published], audit: Facts | None = None
+) -> pd.DataFrame:  # fmt: skip
+    """Our systems (bold, with intervals) beside published figures, best accuracy first; generated data stand beside nothing."""
+    rows = [(p.accuracy, [p.system, f"{p.accuracy:.2f}", p.macro_f1 and f"{p.macro_f1:.1f}", p.n, p.protocol, p.source])
+            for p in others]  # fmt: skip
+    for name, found in ours.items():
+        if not generated(found):
+            s, runs = metrics.score(found, group(found, audit)), seeds(found)
+            cells = [f"**{name}**", f"**{spread(s)}**", f"**{spread(s, 'macro_f1')}**", s["n"]]
+            rows.append((100 * s["accuracy"], [*cells, f"{protocol(found)}; seeds: {runs}", "this study"]))
+    head = ["system", "accuracy %", "macro-F1 %", "n", "test items, protocol", "source"]
+    return pd.DataFrame([cells for _, cells in sorted(rows, key=lambda row: -row[0])], columns=head, dtype=object)
+
+
+def protocol(found: Predictions) -> str:
+    """Which test items these are and on what was chosen."""
+    if "cannot be told apart" in found.source:
+        return "Public + Private, chosen on a tenth of Training"
+    return "PrivateTest, chosen on PublicTest" if found.classes == FACE_CLASSES else "official test, chosen on validation"
+
+
+def distrusted() -> pd.DataFrame:
+    """Figures that are often quoted and stand in no table, with the reason."""
+    return pd.DataFrame(published.DISTRUSTED, columns=["claim", "why not", "seen in"])
+
+
+def prompts(asked: Predictions, sets: dict[str, list[list[str]]], audit: Facts | None = None) -> pd.DataFrame:
+    """One row a set of prompts: sentences per class, accuracy on validation and test; the chosen set in bold."""
+    rows = []
+    for name, found in metrics.by_prompts(asked).items():
+        s, valid = metrics.score(found.test, group(found.test, audit)), metrics.hits(found.validation).mean()
+        counts = sorted({len(sentences) for sentences in sets[name]})
+        shown = "–".join(map(str, dict.fromkeys([counts[0], counts[-1]])))
+        cells = [name, shown, percent(valid), spread(s), spread(s, "macro_f1"), s["n"]]
+        rows.append([f"**{c}**" for c in cells] if name == asked.notes["prompts"] else cells)
+    head = ["prompts", "sentences per class", "validation accuracy %", f"test {ACCURACY}", f"test {MACRO_F1}", "test n"]
+    return pd.DataFrame(rows, columns=head, dtype=object)
+
+
+def costs(systems: dict[str, Predictions]) -> pd.DataFrame:
+    """What each training cost, as recorded: parameters, minutes and peak memory per seed, the epoch that was kept."""
+    rows = []
+    for name, found in systems.items():
+        runs = found.notes["runs"]
+        minutes, memory = np.mean([r["seconds"] for r in runs]) / 60, [r["peak_memory"] for r in runs if "peak_memory" in r]
+        epochs = ", ".join(str(r["best_epoch"]) for r in runs)
+        rows.append(
+            [name, runs[0]["parameters"], f"{minutes:.1f}", f"{max(memory) / 1e9:.1f}" if memory else None, epochs, len(runs)]
+        )
+    head = ["system", "trained parameters", "minutes per seed", "peak memory, GB", "best epoch", "seeds"]
+    return pd.DataFrame(rows, columns=head)
+
+
+def generality(mixtures: dict[str, Facts]) -> pd.DataFrame:
+    """What each method's training changed beside emotion, on the items kept for reporting; mixtures: of `generality.mixtures`."""
+    first = metrics.known(next(iter(mixtures.values())))
+    rows = [["pretrained, %", *(percent(v[0, 1::2].mean()) for v in first.values()), None]]
+    for method, found in mixtures.items():
+        cells = [signed(metrics.change(v[0, 1::2], v[-1, 1::2])) for v in metrics.known(found).values()]
+        rows.append([f"{METHODS[method]}, change", *cells, f"{100 * metrics.kept(found, 1)[-1]:+.1f}"])
+    names = [f"{name} (n = {v[0, 1::2].size:,})" for name, v in first.items()]
+    return pd.DataFrame(rows, columns=["points (95 % interval), one seed", *names, "generality: mean change"], dtype=object)
+
+
+def other_texts(found: Facts) -> pd.DataFrame:
+    """Text classifiers on another set's sentences, in the shared classes; found: of `generality.other_texts`."""
+    labels = found.arrays["labels"].astype(int)
+    largest = np.full(len(labels), np.bincount(labels).argmax())
+    rows = []
+    for name, answers in {"largest class": largest, **{k: v for k, v in found.arrays.items() if k != "labels"}}.items():
+        right, low_high = metrics.change(np.zeros(len(labels)), answers == labels)
+        f1 = metrics.macro_f1(metrics.confusion(labels, answers.astype(int), len(SHARED_CLASSES)))
+        rows.append([name, f"{percent(right)} ({interval(low_high)})", percent(f1), len(labels), 1])
+    return pd.DataFrame(rows, columns=["system", ACCURACY, "macro-F1 %", "n", "seeds"])
+
+
+def duplicates(notes: dict) -> pd.DataFrame:
+    """Exact and near duplicates, from an audit's notes: inside a split copies beyond the first, across splits held-out items."""
+    exact, near = notes["duplicates"], notes["near_duplicates"]
+    inside = "inside {} (copies beyond the first; groups)"
+    rows = [[inside.format(s), exact[s]["surplus"], exact[s]["conflicting_groups"], None] for s in SPLITS]
+    for early, late in (("train", "validation"), ("train", "test"), ("validation", "test")):
+        found = exact[f"{early}-{late}"]
+        rows.append(
+            [f"{late} items with a duplicate in {early}", found["rows"], found["conflicting_rows"], near[f"{early}-{late}"]]
+        )
+    return pd.DataFrame(rows, columns=["where", "exact duplicates", "with another label", "near duplicates"], dtype=object)
+
+
+def pairs(faces: dict, texts: dict) -> pd.DataFrame:
+    """How many pairs the items of the shared classes can form in each split, each item once; from the notes of both audits."""
+    rows = []
+    for i, split in enumerate(SPLITS):
+        n = {shared: min(faces["counts"][i][FACE_CLASSES.index(face)], texts["counts"][i][TEXT_CLASSES.index(shared)])
+             for face, shared in FACE_TO_SHARED.items()}  # fmt: skip
+        rows.append([split, *(n[c] for c in SHARED_CLASSES), sum(n.values())])
+    return pd.DataFrame(rows, columns=["pairs at most", *SHARED_CLASSES, "together"])
+
+
+def terms(sources: dict[str, dict[str, list[str]]]) -> pd.DataFrame:
+    """Words by class, one column a source: {source: {class: [word, ...]}}."""
+    classes = next(iter(sources.values()))
+    return pd.DataFrame([[c, *(", ".join(s.get(c, [])) for s in sources.values())] for c in classes], columns=["class", *sources])
+
+
+def titled(kind: str, system: str, found: Predictions) -> str:
+    """A system's name in a table; a dual encoder's says which one it is, for none but OpenAI's is CLIP."""
+    encoder = found.notes.get("encoder")
+    return f"{encoder['name']}, {SYSTEMS[kind][system]}" if encoder else SYSTEMS[kind][system]
+
+
+def headline(where: str, name: str, found: Predictions, audit: Facts | None = None) -> list:
+    """A row of `results`."""
+    s = metrics.score(found, group(found, audit))
+    return [where, name, accuracy(found, s), spread(s, "macro_f1"), s["n"], seeds(found)]
+
+
+def results(load: Load, fused: Fused | None = None) -> pd.DataFrame:
+    """The headline systems, at most ten rows; a missing record is a row that names its command.
+
+    load: a record by its name, or MissingRecord. fused: {pairs: function that returns the test predictions of fusions}.
+    """
+    rows = []
+    for kind, systems in HEADLINES.items():
+        for system in systems:
+            try:
+                name = best_method(load) if system == BEST else system
+                found = load(f"{kind}/{name}")
+                rows.append(headline(SETS[kind], titled(kind, name, found), found.test, load(f"{kind}/audit")))
+            except MissingRecord as gap:
+                rows.append([SETS[kind], SYSTEMS[kind].get(system, system), str(gap), None, None, None])
+    for where, make in (fused or {}).items():
+        try:
+            rows += [headline(where, name, found) for name, found in make().items() if name in HEADLINE_FUSIONS]
+        except MissingRecord as gap:
+            rows.append([where, "fusions", str(gap), None, None, None])
+    return pd.DataFrame(rows, columns=["test items", "system", ACCURACY, MACRO_F1, "n", "seeds"], dtype=object)
+
+
+def best_method(load: Load) -> str:
+    """The record of the way of fine-tuning on faces that is best on validation."""
+    found = {f"clip-{method}": load(f"faces/clip-{method}").validation for method in METHODS}
+    return metrics.choose(found, lambda p: metrics.hits(p).mean())
+
+
+def results_long(load: Load, fused: Fused | None = None) -> str:
+    """Every system beside every published figure, then every fusion, as Markdown sections; gaps name their command.
+
+    load, fused: as of `results`.
+    """
+    parts = [READING]
+    for kind, title in SETS.items():
+        ours, gaps = {}, []
+        for system in SYSTEMS[kind]:
+            try:
+                found, audit = load(f"{kind}/{system}"), load(f"{kind}/audit")
+                ours[titled(kind, system, found)] = found.test
+            except MissingRecord as gap:
+                gaps.append(f"- {gap}")
+        table = beside_published(ours, ANCHORS[kind], audit if ours else None)
+        parts += [f"## {title}", markdown(table), *(["\n".join(gaps)] if gaps else [])]
+    for title, make in (fused or {}).items():
+        try:
+            parts += [f"## {title}", markdown(scores(make()))]
+        except MissingRecord as gap:
+            parts.append(f"- {gap}")
+    return "\n\n".join([*parts, "## Not in these tables", markdown(distrusted())])

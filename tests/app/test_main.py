@@ -1,0 +1,62 @@
+"""The command line: wrong words are answered with the choices, failures named, tables printed without torch."""
+
+import os
+import re
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from emolib import __main__ as cli
+from emolib.profiles import ROOT
+
+
+def emolib(*arguments):
+    return subprocess.run([sys.executable, "-m", "emolib", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--profile", "tiny"], "choose from '?sample'?, '?mini'?, '?full'?, '?published'?"),
+        (["run", "09"], "unknown notebook 09; choose from 01, 02"),
+        (["fly"], "choose from"),
+        (["run", "01", "--record"], "published computes nothing"),
+        (["predict", "x.csv", "--model", "m", "--out", "o"], "name at least one of --image-column and --text-column"),
+        (["predict", "README.md", "--model", "m", "--out", "o", "--text-column", "t"], r"m/emolib\.json is not there"),
+        (["publish", "--profile", "published"], "choose from '?sample'?, '?mini'?, '?full'?"),
+        (["tune", "half"], "choose from '?full'?, '?lora'?, '?lpft'?, '?flyp'?"),
+    ],
+)
+def test_a_wrong_word_is_answered_with_the_choices(arguments, message, tmp_path):
+    done = emolib(*arguments, *(["--out", str(tmp_path)] if arguments[0] == "run" else []))
+    assert done.returncode != 0 and re.search(message, done.stderr), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_results_are_printed_without_torch():
+    code = "import sys; from emolib.__main__ import main; main(['table']); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False" and "| :-- | :-- |" in done.stdout and "FER-2013" in done.stdout
+
+
+def test_a_failing_cell_is_named_and_the_notebook_kept(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    node = nbformat.v4.new_notebook(cells=[
+        nbformat.v4.new_code_cell('profile = "published"', metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell("print('so far', profile)"),
+        nbformat.v4.new_code_cell("raise KeyError('lost')"),
+        nbformat.v4.new_code_cell("print('never')"),
+    ])  # fmt: skip
+    node.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(node, folder / "01_broken.ipynb")
+    monkeypatch.setattr(cli, "NOTEBOOKS", folder)
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    assert cli.main(["run", "--profile", "sample", "--out", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr().err
+    assert "01_broken.ipynb" in said and "KeyError" in said and "lost" in said and "cell 4" in said
+    kept = nbformat.read(tmp_path / "out" / "01_broken.ipynb", as_version=4)
+    outputs = [o for c in kept.cells if c.cell_type == "code" for o in c.outputs]
+    assert any(o.get("text") == "so far sample\n" for o in outputs) and not any(o.get("text") == "never\n" for o in outputs)

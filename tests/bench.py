@@ -1,0 +1,170 @@
+"""How fast it is, on one machine in one run: `make bench`, or `python tests/bench.py --profile mini --only tune`.
+
+encode: 2,000 faces three ways with the same weights: (a) the zero-shot-image-classification pipeline of transformers as its
+documentation shows it, (b) get_image_features in float32 on batches of 64, (c) this library at the encoder's own picture size,
+and (d) at the profile's. tune: training steps of full fine-tuning, data preparation included. predict: a table of pictures and
+texts through `emolib predict` against the encoder alone. Beside each the share of the machine's rate of matrix products.
+"""
+
+import argparse
+import dataclasses
+import platform
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from PIL import Image
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+from emolib import profiles
+from emolib.app import predict as tables
+from emolib.app.classifier import EmotionClassifier
+from emolib.data import prompts, sets
+from emolib.data.dataset import Dataset, MissingData
+from emolib.data.labels import FACE_CLASSES, SHARED_CLASSES, TEXT_CLASSES
+from emolib.data.pictures import grey_pixels
+from emolib.models import encoder, heads, training, tuning
+
+
+def clock(action, *, least: float = 2.0) -> float:
+    """Seconds of one call, the best of as many as fit into `least` seconds, after one for warming up."""
+    action()
+    times, started = [], time.perf_counter()
+    while not times or time.perf_counter() - started < least:
+        begun = time.perf_counter()
+        action()
+        torch.cuda.synchronize() if torch.cuda.is_available() else None
+        times.append(time.perf_counter() - begun)
+    return min(times)
+
+
+def products(precision: str) -> float:
+    """FLOP/s of a square matrix product at a precision."""
+    n = 8192 if torch.cuda.is_available() else 1536
+    a = torch.randn(n, n, device=encoder.device(), dtype=training.half(precision) or torch.float32)
+    return 2 * n**3 / clock(lambda: a @ a)
+
+
+def flop(asked: encoder.Encoder) -> float:
+    """Floating-point operations of one picture, forward, counted by torch."""
+    pixels = torch.zeros(1, 3, asked.size, asked.size, device=encoder.device(), dtype=asked.model.dtype)
+    plain = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)  # the only one that is counted everywhere
+    with torch.no_grad(), plain, FlopCounterMode(display=False) as counter:
+        asked.image_vectors(pixels)
+    return counter.get_total_flops()
+
+
+def faces(profile: profiles.Profile, count: int) -> Dataset:
+    """Faces of FER-2013 where they are at hand, else the drawn ones, as often as it takes."""
+    try:
+        found = sets.raw_faces(profile)
+    except MissingData:
+        found = sets.raw_faces(profiles.get("sample"))
+    rows = np.resize(np.arange(len(found)), count)
+    split, images = np.repeat("train", count), grey_pixels(found.images)[rows]
+    return Dataset(np.arange(count), found.labels[rows], split, found.classes, found.source, images=images)
+
+
+def encode(profile: profiles.Profile, count: int) -> None:
+    from transformers import pipeline
+
+    pixels, peak = faces(profile, count).images, products(profile.precision)
+    native = encoder.load(dataclasses.replace(profile.clip, image_size=None), profile.precision)
+    used, asked = encoder.load(profile.clip, profile.precision), [some[0] for some in prompts.FACES["single"]]
+    parts = {"model": native.model, "tokenizer": native.tokenizer, "image_processor": native.processor}
+
+    def documented():
+        model = pipeline("zero-shot-image-classification", **parts)
+        for face in tqdm(pixels, desc="pipeline", leave=False):
+            model(Image.fromarray(face).convert("RGB"), candidate_labels=asked, hypothesis_template="{}")
+
+    def plain():
+        for start in tqdm(range(0, count, 64), desc="get_image_features", leave=False):
+            images = [Image.fromarray(face).convert("RGB") for face in pixels[start : start + 64]]
+            with torch.no_grad():
+                native.model.get_image_features(**native.processor(images, return_tensors="pt").to(encoder.device()))
+
+    rows = [("(a) pipeline, as documented", documented, native), ("(b) get_image_features, batches of 64", plain, native)]
+    sizes = {"(c) this library, own size": native, "(d) this library, the profile's size": used}
+    rows += [(name, partial(model.encode_images, pixels, cache=False), model) for name, model in sizes.items()]
+    print(f"{native.name}, {count:,} faces, {peak / 1e9:,.0f} GFLOP/s in matrix products")
+    print("| way | pixels | images/s | times (a) | times (b) | share of the product rate |\n|:--|--:|--:|--:|--:|--:|")
+    speeds: list[float] = []
+    for name, action, model in rows if used.size != native.size else rows[:3]:
+        action() if torch.cuda.is_available() else None  # kernels are chosen at the first call
+        started = time.perf_counter()
+        action()
+        speeds.append(count / (time.perf_counter() - started))
+        times = " | ".join([*(f"{speeds[-1] / base:.1f}" for base in speeds[:2]), ""][:2])
+        share = 100 * speeds[-1] * flop(model) / peak
+        print(f"| {name} | {model.size} | {speeds[-1]:,.1f} | {times} | {share:.0f} % |", flush=True)
+
+
+def tune(profile: profiles.Profile, count: int, *, least: float = 10.0) -> None:
+    """The best step of full fine-tuning, as the loop does it."""
+    loaded, config, data = encoder.load(profile.clip, profile.precision), profile.full, faces(profile, count)
+    head, rng = heads.zero_shot(loaded, prompts.FACES["templates"]), np.random.default_rng(0)
+    model = tuning.Classifier(loaded, ("image",), head, config)
+    run = training.Run("bench", config.fit, profile.precision, F.cross_entropy, Accelerator(mixed_precision="no"), model)
+    batches, size = tuning.Batches(data, loaded, config), config.fit.batch_size
+    run.model.train()
+
+    def step():
+        rows = rng.integers(0, len(data), size)
+        labels = torch.as_tensor(data.labels[rows], device=run.acc.device)
+        training.train_step(run, batches.batch(rows, rng, 0.5), labels, "one step")
+
+    speed, peak = size / clock(step, least=least), products(profile.precision)
+    share = 300 * speed * flop(loaded) * config.patches / peak  # backward costs twice the forward pass
+    print(f"{loaded.name}, full fine-tuning, batches of {size} at {loaded.size} pixels, {config.patches:.0%} of the patches:")
+    print(f"{speed:,.0f} images/s, {tuning.peak_memory() / 1e9:.1f} GB, MFU {share:.0f} % of {peak / 1e12:,.2f} TFLOP/s")
+
+
+def predict(profile: profiles.Profile, count: int) -> None:
+    """`emolib predict` on a csv file of faces and sentences, against encoding the same files and texts and nothing else."""
+    loaded, own = encoder.load(profile.clip, profile.precision), {"image": FACE_CLASSES, "text": TEXT_CLASSES}
+    asked = {"image": prompts.FACES["templates"], "text": prompts.TEXTS["templates"]}
+    both = {modality: heads.zero_shot(loaded, some) for modality, some in asked.items()}
+    model = EmotionClassifier(loaded, both, own, classes=SHARED_CLASSES)
+    sentences = np.resize(sets.raw_texts(profiles.get("sample")).texts, count).tolist()
+    with tempfile.TemporaryDirectory() as name:
+        folder, paths = Path(name), [Path(name) / f"{i}.png" for i in range(count)]
+        for path, face in zip(paths, faces(profile, count).images, strict=True):
+            Image.fromarray(face).save(path)
+        lines = ["image,text", *(f'{i}.png,"{sentence}"' for i, sentence in enumerate(sentences))]
+        (folder / "table.csv").write_text("\n".join(lines) + "\n")
+
+        def ours():
+            (folder / "out.csv").unlink(missing_ok=True)
+            tables.predict(model, folder / "table.csv", folder / "out.csv", image_column="image", text_column="text")
+
+        def plain():
+            loaded.encode_images(paths, cache=False)
+            loaded.encode_texts(sentences, cache=False)
+
+        table, bare = (count / clock(action, least=0) for action in (ours, plain))
+    print(f"{loaded.name}, {count:,} rows: predict {table:,.0f} rows/s, the encoder alone {bare:,.0f}: {table / bare:.0%}")
+
+
+def main() -> None:
+    parts = {"encode": encode, "tune": tune, "predict": predict}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=[*parts])
+    parser.add_argument("--profile", default="sample", choices=[p for p in profiles.PROFILES if p != "published"])
+    parser.add_argument("--precision", default="auto", help="float32, bfloat16, auto (16 bits where that is fast)")
+    parser.add_argument("--faces", type=int, default=2000)
+    chosen = parser.parse_args()
+    profile = dataclasses.replace(profiles.get(chosen.profile), precision=chosen.precision)
+    print(f"torch {torch.__version__}, {platform.machine()}, {encoder.device()}, {training.half(chosen.precision) or 'float32'}")
+    for name in [chosen.only] if chosen.only else parts:
+        parts[name](profile, chosen.faces)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""Pairs: one label, one split, each item once, no duplicate twice; and the ways to make them worse."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from emolib.data import audit, pairing
+from emolib.data.dataset import DataError, column
+from emolib.data.labels import FACE_CLASSES, FACE_TO_SHARED, SHARED_CLASSES, SPLITS, TEXT_CLASSES
+
+
+@pytest.fixture(scope="module")
+def pairs(sample_faces, sample_texts):
+    return pairing.match(sample_faces, sample_texts)
+
+
+def test_both_sides_carry_the_pairs_label_split_and_content(pairs, sample_faces, sample_texts):
+    face, text = pairs.extras["face_id"], pairs.extras["text_id"]  # the sample's ids are its rows
+    assert (sample_faces.split[face] == pairs.split).all() and (sample_texts.split[text] == pairs.split).all()
+    shared = [SHARED_CLASSES[label] for label in pairs.labels]
+    assert [FACE_TO_SHARED[FACE_CLASSES[label]] for label in sample_faces.labels[face]] == shared
+    assert [TEXT_CLASSES[label] for label in sample_texts.labels[text]] == shared
+    assert np.array_equal(pairs.images, sample_faces.images[face]) and (pairs.texts == sample_texts.texts[text]).all()
+
+
+def test_each_item_is_used_at_most_once_and_no_duplicate_inside_a_split(pairs):
+    assert len(set(pairs.extras["face_id"])) == len(pairs) == len(set(pairs.extras["text_id"]))
+    for modality in ("image", "text"):
+        group = audit.duplicates(pairs, modality)
+        for split in SPLITS:
+            for label in range(5):
+                inside = group[(pairs.split == split) & (pairs.labels == label)]
+                assert len(set(inside)) == len(inside) > 0
+
+
+def test_the_rarer_side_decides_and_the_seed_repeats(pairs, sample_faces, sample_texts):
+    again, other = (pairing.match(sample_faces, sample_texts, seed=seed) for seed in (0, 1))
+    assert np.array_equal(pairs.extras["face_id"], again.extras["face_id"]) and pairs.fingerprint == again.fingerprint
+    assert not np.array_equal(pairs.extras["face_id"], other.extras["face_id"])
+    # The very pairs that the recorded results are about.
+    assert pairs.extras["face_id"][[0, 100, -1]].tolist() == [1280, 1260, 1956]
+    assert pairs.extras["text_id"][[0, 100, -1]].tolist() == [20, 469, 2157]
+    for label, name in enumerate(SHARED_CLASSES):
+        count = (pairs.part("test").labels == label).sum()
+        text_rows = (sample_texts.split == "test") & (sample_texts.labels == TEXT_CLASSES.index(name))
+        face = next(f for f, s in FACE_TO_SHARED.items() if s == name)
+        face_rows = (sample_faces.split == "test") & (sample_faces.labels == FACE_CLASSES.index(face))
+        # as many as the rarer side has, but for duplicates
+        assert 0 <= min(text_rows.sum(), face_rows.sum()) - count <= 3
+
+
+def test_listed_pairs_lead_back_to_their_items(pairs):
+    notes, arrays = pairing.list_pairs(pairs)
+    test, part = arrays["split"] == 1, pairs.part("test")
+    assert np.array_equal(arrays["image"][test], part.extras["face_id"]) and np.array_equal(arrays["ids"][test], part.ids)
+    assert np.array_equal(arrays["text"][test], part.extras["text_id"]) and np.array_equal(arrays["labels"][test], part.labels)
+    assert np.sum(notes["counts"]) == len(pairs)
+
+
+def test_words_that_name_an_emotion_are_masked_and_others_stay(sample_texts):
+    texts = [
+        "Smiling woman feels HAPPY in Madrid", "sad", "An angry man is made to tear a letter, unhappily",
+        "A crystal saddle and a joystick happen to lie on the Amazon, a hat on the moor",
+    ]  # fmt: skip
+    data = pairing.mask_emotion_words(replace(sample_texts.select(np.arange(4)), texts=column(texts)))
+    assert data.texts.tolist() == ["woman in Madrid", "a picture", "An man is made to tear a letter,", texts[3]]
+    assert data.source.endswith("emotion words masked")
+
+
+@pytest.mark.parametrize("how", pairing.DAMAGES)
+@pytest.mark.parametrize("shape", [(48, 48), (20, 31), (20, 31, 3)])
+def test_damage_grows_with_its_level_and_level_zero_is_none(sample_faces, how, shape):
+    some = sample_faces.select(np.arange(20))
+    images = some.images[:, : shape[0], : shape[1]]
+    some = replace(some, images=np.stack([images] * 3, 3) if len(shape) == 3 else images)
+    gaps = []
+    for level in pairing.DAMAGES[how]:
+        worse = pairing.damage(some, how, level).images
+        assert worse.dtype == np.uint8 and np.array_equal(worse, pairing.damage(some, how, level).images)
+        gaps.append(np.abs(worse.astype(int) - some.images).mean())
+    assert gaps[0] == 0 and np.all(np.diff(gaps) > 0)
+
+
+def test_an_occlusion_of_everything_leaves_grey_and_an_unknown_damage_names_the_choices(sample_faces):
+    some = sample_faces.select(np.arange(3))
+    assert (pairing.damage(some, "occlusion", 1).images == 128).all()
+    with pytest.raises(ValueError, match="choose from blur, noise, occlusion"):
+        pairing.damage(some, "rain", 1)
+    with pytest.raises(DataError, match="must be one uint8 array"):
+        pairing.damage(replace(some, images=column(list(some.images))), "blur", 1)
+
+
+def test_dropped_words_leave_the_order_and_at_least_one_word(sample_texts):
+    some = sample_texts.select(np.arange(200))
+    assert np.array_equal(pairing.drop_words(some, 0).texts, some.texts)
+    half = pairing.drop_words(some, 0.5)
+    for short, long in zip(half.texts, some.texts, strict=True):
+        words = iter(long.split())
+        assert short and all(word in words for word in short.split())
+    share = sum(len(t.split()) for t in half.texts) / sum(len(t.split()) for t in some.texts)
+    assert 0.45 < share < 0.55
+    assert all(len(t.split()) == 1 for t in pairing.drop_words(some, 1.0).texts)

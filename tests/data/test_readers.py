@@ -1,0 +1,236 @@
+import json
+from unittest.mock import Mock
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from emolib.data import readers
+from emolib.data.dataset import DataError, MissingData, content
+from emolib.data.labels import TEXT_CLASSES
+
+ROWS = [("i feel; oddly enough, fine", "joy"), ("i feel down", "sadness"), ("null", "fear")]
+
+
+def write(folder, suffix, rows=ROWS, stems=("train", "val", "test")):
+    folder.mkdir(exist_ok=True)
+    table = pd.DataFrame(rows, columns=["text", "label"])
+    for stem in stems:
+        path = folder / f"{stem}{suffix}"
+        if suffix == ".txt":
+            path.write_text("".join(f"{text};{label}\n" for text, label in rows))
+        elif suffix == ".csv":
+            table.to_csv(path, index=False)
+        elif suffix == ".jsonl":
+            path.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows))
+        else:
+            table.to_parquet(path)
+    return folder
+
+
+def read(folder, **options):
+    return readers.read_table(folder, **{"text": "text", "classes": TEXT_CLASSES} | options)
+
+
+@pytest.mark.parametrize("suffix", readers.SUFFIXES)
+@pytest.mark.parametrize("stems", [("train", "val", "test"), ("train-00000-of-00001", "dev", "test")])
+def test_every_format_of_texts_reads_alike(tmp_path, suffix, stems):
+    data = read(write(tmp_path / "set", suffix, stems=stems))
+    assert data.texts.tolist() == [text for text, _ in ROWS] * 3 and data.images is None
+    assert [TEXT_CLASSES[k] for k in data.labels[:3]] == ["joy", "sadness", "fear"]
+    assert data.ids.tolist() == list(range(9)) and data.split.tolist()[3] == "validation" and data.source == "set"
+    assert read(tmp_path / "set", classes=None).classes == ("fear", "joy", "sadness")
+
+
+@pytest.mark.parametrize("suffix", readers.SUFFIXES)
+def test_numbers_are_labels_too(tmp_path, suffix):
+    folder = write(tmp_path / "set", suffix, [(t, TEXT_CLASSES.index(c)) for t, c in ROWS])
+    assert [TEXT_CLASSES[k] for k in read(folder).labels[:3]] == ["joy", "sadness", "fear"]
+    assert read(folder, classes=None).classes == ("0", "1", "4")
+    assert readers.class_names([2, "10", 3.0, None, "x", ""]) == ["x", "2", "3", "10"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"i feel odd;bored", "row 1: label is 'bored', wanted one of sadness, joy.* or 0 to 5"),
+        (b"i feel odd;6", "row 1: label is '6'"),
+        (b" ;joy", "row 1: the text is empty, wanted at least one word in text"),
+        (b"i feel odd", "row 1: no label beside 'i feel odd'.*text;label"),
+        (b"i f\xe9el;joy", "row 1: byte 0xe9 at column 3 is not UTF-8"),
+    ],
+)
+def test_a_bad_line_is_named_and_can_be_left_out(tmp_path, line, message):
+    folder = write(tmp_path / "set", ".txt")
+    (folder / "val.txt").write_bytes(b"i feel fine;joy\n" + line + b"\ni feel down;sadness\n")
+    with pytest.raises(DataError, match=message) as error:
+        read(folder)
+    assert "val.txt" in str(error.value) and 'on_error="skip"' in str(error.value)
+    kept = read(folder, on_error="skip")
+    assert kept.ids.tolist() == [0, 1, 2, 3, 5, 6, 7, 8] and "1 unreadable rows left out" in kept.source
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("test.csv", b"text,label\nfine,joy\ni f\xe9el,joy\n", r"test\.csv, row 1: byte 0xe9 at column 3"),
+        ("test.csv", b"sentence,label\nx,joy\n", r"test\.csv: columns found \['sentence', 'label'\], missing \['text'\]"),
+        ("test.csv", b'text,label\n"x,joy\n', r"test\.csv is no readable \.csv file"),
+        ("test.csv", b"", r"test\.csv is no readable \.csv file"),
+        ("test.jsonl", b'{"text": "x", "label": "joy"}\n{"text": \n', r"test\.jsonl, row 1: '\{\"text\": ' is no JSON object"),
+        ("test.jsonl", b'{"text": "i f\xe9el", "label": "joy"}\n', r"test\.jsonl, row 0: byte 0xe9"),
+        ("test.parquet", b"PAR1", r"test\.parquet is no readable \.parquet file"),
+    ],
+)
+def test_a_broken_table_is_named(tmp_path, name, content, message):
+    folder = write(tmp_path / "set", ".csv", stems=("train", "val"))
+    (folder / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read(folder)
+
+
+def test_what_is_missing_is_named(tmp_path):
+    folder = write(tmp_path / "set", ".csv", stems=("train", "val"))
+    with pytest.raises(MissingData, match=r"set has no part test; wanted train, validation \(val"):
+        read(folder)
+    with pytest.raises(MissingData, match=r"nowhere is no folder; .*ID@REVISION"):
+        read(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="name a column of pictures or of texts"):
+        readers.read_table(folder)
+
+
+@pytest.fixture
+def tables(sample_faces, tmp_path):
+    """Three little parts: {split: DataFrame(image bytes, title, caption, label)}."""
+    tables = {}
+    for i, split in enumerate(("train", "dev", "test")):
+        paths = [tmp_path / "made" / f"{split}-{j}.png" for j in range(4)]
+        (tmp_path / "made").mkdir(exist_ok=True)
+        for path, pixels in zip(paths, sample_faces.images[10 * i :], strict=False):
+            Image.fromarray(pixels).save(path)
+        tables[split] = pd.DataFrame({
+            "image": [path.read_bytes() for path in paths], "title": ["one.", "two", "", "four"],
+            "caption": [f"{split} seen {j}" for j in range(4)], "label": ["calm", "glad", "calm", "glad"],
+        })  # fmt: skip
+    return tables
+
+
+BOTH = {"image": "image", "text": ("title", "caption")}
+
+
+def test_pairs_are_read_from_parquet_csv_and_folders_alike(tables, tmp_path):
+    for split, table in tables.items():
+        folder = tmp_path / "folders" / {"dev": "validation"}.get(split, split)
+        for made in (tmp_path / "parquet", tmp_path / "csv", folder):
+            made.mkdir(parents=True, exist_ok=True)
+        table.to_parquet(tmp_path / "parquet" / f"{split}.parquet")
+        paths = [f"../made/{split}-{j}.png" for j in range(4)]
+        table.assign(image=paths).to_csv(tmp_path / "csv" / f"{split}.csv", index=False)
+        for j in range(4):
+            (folder / f"{j}.png").write_bytes(table.image[j])
+        table.drop(columns="image").assign(file_name=[f"{j}.png" for j in range(4)]).to_csv(folder / "metadata.csv", index=False)
+    for kind in ("parquet", "csv", "folders"):
+        data = readers.read_table(tmp_path / kind, **BOTH, extras=("caption",))
+        assert data.classes == ("calm", "glad") and data.labels.tolist() == [0, 1, 0, 1] * 3
+        assert data.split.tolist() == ["train"] * 4 + ["validation"] * 4 + ["test"] * 4
+        assert data.texts[0] == "one. train seen 0" and data.texts[2] == "train seen 2"
+        assert data.extras["caption"].tolist() == [c for t in tables.values() for c in t.caption]
+        assert [content(picture) for picture in data.images] == [b for t in tables.values() for b in t.image]
+    assert readers.read_table(tmp_path / "csv", image="image").modalities == ("image",)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("label", "grim", "row 2: label is 'grim', wanted one of calm, glad"),
+        ("label", None, "row 2: no label beside"),
+        ("caption", " ", "row 2: the text is empty, wanted at least one word in title or caption"),
+        ("image", None, "row 2: the picture is None, wanted encoded bytes or the path of a file"),
+        ("image", "nowhere.png", "row 2: the picture is 'nowhere.png'"),
+    ],
+)
+def test_a_bad_pair_is_named_or_counted(tables, tmp_path, column, value, message):
+    tables["train"] = tables["train"].astype(object)
+    tables["train"].at[2, column] = value
+    if value == "nowhere.png":
+        tables["train"]["image"] = [f"made/train-{j}.png" if j != 2 else value for j in range(4)]
+    for split, table in tables.items():
+        table.to_parquet(tmp_path / f"{split}.parquet")
+    with pytest.raises(DataError, match=message):
+        readers.read_table(tmp_path, **BOTH, classes=("calm", "glad"))
+    kept = readers.read_table(tmp_path, **BOTH, classes=("calm", "glad"), on_error="skip")
+    assert kept.ids.tolist() == [0, 1, *range(3, 12)] and "1 unreadable rows left out" in kept.source
+
+
+def test_a_hub_set_is_read_at_its_revision(tables, monkeypatch):
+    import datasets
+
+    features = datasets.Features(
+        image=datasets.Image(), title=datasets.Value("string"), caption=datasets.Value("string"),
+        label=datasets.ClassLabel(names=["glad", "calm"]),
+    )  # fmt: skip
+    made = datasets.DatasetDict({
+        split: datasets.Dataset.from_dict({**table.to_dict("list"), "image": [{"bytes": b} for b in table.image]}, features)
+        for split, table in zip(("train", "validation", "test"), tables.values(), strict=True)
+    })  # fmt: skip
+    monkeypatch.setattr(datasets, "load_dataset", asked := Mock(return_value=made))
+    data = readers.read_table("someone/pairs:small@abc", **BOTH)
+    asked.assert_called_once_with("someone/pairs", "small", revision="abc")
+    assert data.classes == ("calm", "glad")
+    assert data.images[0] == tables["train"].image[0] and data.labels.tolist() == [0, 1, 0, 1] * 3
+    made["test"] = made["test"].map(lambda row, i: {"label": -1 if i == 1 else row["label"]}, with_indices=True)
+    with pytest.raises(DataError, match="someone/pairs@abc, test, row 1: no label"):  # -1: not labelled
+        readers.read_table("someone/pairs@abc", **BOTH)
+
+
+def test_the_hub_out_of_reach_says_what_to_do(monkeypatch):
+    monkeypatch.setattr("datasets.load_dataset", Mock(side_effect=ConnectionError("offline")))
+    with pytest.raises(MissingData, match=r"someone/texts cannot be had from the Hub.*offline.*folder of a copy"):
+        readers.read_table("someone/texts@abc", text="text")
+
+
+def folders(root, size=(48, 48), count=12, mode="L"):
+    for split in ("train", "test"):
+        for label, name in enumerate(("cat", "dog", "eel")):
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                colour = label * 30 + i if mode == "L" else (label * 30 + i, 0, 0)
+                Image.new(mode, size, colour).save(root / split / name / f"{i:02}.png")
+    return root
+
+
+@pytest.mark.parametrize(("mode", "shape"), [("L", (24, 48)), ("RGB", (24, 48, 3))])
+def test_class_folders_of_small_pictures_become_one_array(tmp_path, mode, shape):
+    (folders(tmp_path, (48, 24), mode=mode) / "train" / "cat" / ".hidden").touch()
+    data = readers.read_class_folders(tmp_path)
+    assert data.classes == ("cat", "dog", "eel") and "validation is a random tenth of train" in data.source
+    assert data.counts().sum(1).tolist() == [33, 3, 36] and data.images.shape == (72, *shape)
+    assert (data.images.reshape(72, -1)[:, 0] // 30 == data.labels).all()
+    assert np.array_equal(data.split, readers.read_class_folders(tmp_path).split)
+
+
+def test_large_or_unequal_pictures_stay_paths_and_a_validation_folder_is_kept(tmp_path):
+    folders(tmp_path / "large", (100, 20), count=1)
+    folders(tmp_path / "mixed", count=2)
+    (tmp_path / "mixed" / "test").rename(tmp_path / "mixed" / "dev")
+    folders(tmp_path / "mixed" / "more", (20, 20), count=1)
+    (tmp_path / "mixed" / "more" / "test").rename(tmp_path / "mixed" / "test")
+    large, mixed = (readers.read_class_folders(tmp_path / name) for name in ("large", "mixed"))
+    assert large.images[0].name == "00.png" and mixed.images.dtype == object
+    assert mixed.counts().sum(1).tolist() == [6, 6, 3] and "tenth" not in mixed.source
+
+
+def test_a_broken_picture_or_an_unknown_folder_is_named(tmp_path):
+    folders(tmp_path, count=2)
+    (tmp_path / "train" / "dog" / "00.png").write_bytes(b"no picture")
+    (tmp_path / "test" / "eel").rename(tmp_path / "test" / "fish")
+    with pytest.raises(DataError, match=r"dog/00.png: the picture cannot be read.*and 2 more"):
+        readers.read_class_folders(tmp_path)
+    kept = readers.read_class_folders(tmp_path, on_error="skip")
+    assert "3 unreadable rows left out" in kept.source and kept.images.shape == (9, 48, 48)
+    with pytest.raises(DataError, match=r"fish/00.png: label is 'fish', wanted one of cat, dog, eel"):
+        (tmp_path / "train" / "dog" / "00.png").unlink()
+        readers.read_class_folders(tmp_path)
+    with pytest.raises(MissingData, match=r"no picture in test/<class>/ and none in train/<class>/"):
+        readers.read_class_folders(tmp_path / "nowhere")

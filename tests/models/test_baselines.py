@@ -1,0 +1,74 @@
+import dataclasses
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from emolib import profiles
+from emolib.data.dataset import Dataset, column
+from emolib.models import baselines
+from emolib.profiles import Fit, Work
+
+SAMPLE = profiles.get("sample")
+CLASSES = ("across", "down", "never")  # the last has no item
+
+
+def dataset(n=240, **columns):
+    labels, split = np.arange(n) % 2, np.repeat(("train", "validation", "test"), (n - 80, 40, 40))
+    return Dataset(np.arange(n), labels, split, CLASSES, "made up", **columns)
+
+
+def stripes(side, n=240):
+    """Stripes across or down, each at its own place, with noise."""
+    rng = np.random.default_rng(0)
+    waves = np.sin(np.arange(side) * 12 / side + rng.uniform(0, 6, (n, 1)))[:, None] + rng.normal(0, 0.5, (n, side, side))
+    images = np.where(np.arange(n)[:, None, None] % 2, waves, waves.swapaxes(1, 2)) * 40 + 128
+    return dataset(n, images=images.clip(0, 255).astype(np.uint8))
+
+
+def sentences(n=240):
+    words = np.random.default_rng(0).choice(list("efghijkl"), (n, 5))
+    return dataset(n, texts=column([" ".join([("glad" if i % 2 else "sad"), *w, "it is"]) for i, w in enumerate(words)]))
+
+
+def right(found):
+    return (found.test.predicted == found.test.labels).mean()
+
+
+def test_majority_is_the_training_share():
+    found = baselines.majority(sentences())
+    assert np.allclose(found.probs, (0.5, 0.5, 0)) and found.probs.shape == (1, 80, 3)
+
+
+def test_tfidf_finds_the_words_that_count():
+    found = baselines.tfidf(sentences())
+    assert right(found) == 1 and found.notes["top_terms"]["across"][0] == "sad" and found.notes["top_terms"]["down"][0] == "glad"
+    assert found.notes["C"] in baselines.STRENGTHS and (found.probs[..., 2] == 0).all()
+
+
+def test_nearest_remembers_a_duplicate():
+    data = stripes(64)
+    data.images[data.split == "test"] = data.images[:40]
+    flipped = dataclasses.replace(data, labels=np.where(data.split == "test", data.labels, 1 - data.labels))
+    assert (baselines.nearest(flipped).test.predicted == flipped.labels[:40]).all()
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_a_recurrent_network_learns_once_per_seed(cell, tmp_path):
+    found = baselines.recurrent(sentences(), cell, SAMPLE.gru, work=Work("float64", 1, tmp_path, f"texts/{cell}"))
+    assert right(found) == 1 and found.probs.shape == (2, 80, 3) and not np.array_equal(*found.probs)
+    assert len(found.notes["history"][1]) == 6 and found.notes["vocabulary"] == 14
+    assert len(list((tmp_path / "checkpoints" / "texts" / cell).iterdir())) == 2
+
+
+@pytest.mark.parametrize("side", [24, 48, 64])
+def test_a_cnn_learns_from_pictures_of_any_size(side):
+    fit = Fit(epochs=8, batch_size=16, learning_rate=1e-2, warmup=0.1)
+    config = dataclasses.replace(SAMPLE.cnn, fit=fit, seeds=(0,))
+    assert right(baselines.cnn(stripes(side), config)) > 0.9
+
+
+def test_the_module_needs_no_torch():
+    code = "import sys, emolib.models.baselines; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=profiles.ROOT, check=False).returncode == 0
