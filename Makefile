@@ -33,16 +33,14 @@ lint: setup ## ruff over code and notebooks
 nbval: setup ## recompute the committed notebooks and compare every output
 	$(BIN)/python -m pytest --nbval notebooks -n 2 --dist loadfile
 
-publish: setup ## re-execute the committed notebooks, clean them, rewrite figures and the README table
-	$(BIN)/python -m emolib publish
+publish: setup ## re-execute the committed notebooks; rewrite figures, README, RESULTS (PROFILE=full: from its records)
+	$(BIN)/python -m emolib publish $(if $(PROFILE),--profile $(PROFILE))
 
 BENCH ?= sample
-bench: setup ## measure encoding and fine-tuning, all in one run (BENCH=mini or full for other encoders)
-	$(BIN)/python tests/bench_clip.py --profile $(BENCH)
-	$(BIN)/python tests/bench_clip.py --profile $(BENCH) --tune
-	$(BIN)/python tests/bench_clip.py --profile $(BENCH) --predict
+bench: setup ## measure encoding, fine-tuning and predict, all in one run (BENCH=mini or full for other encoders)
+	$(BIN)/python tests/bench.py --profile $(BENCH)
 
-full: setup ## record what exists of the study on one GPU (needs the data sets; not run yet)
+full: setup ## record the study on one GPU with what can be downloaded (not run yet); then: make publish PROFILE=full
 	$(BIN)/python -m emolib run --profile full --record
 
 clean: ## delete runs and caches (records and figures stay)

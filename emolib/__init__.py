@@ -1,7 +1,10 @@
 """Multimodal emotion recognition with CLIP: the library behind the notebooks. Nothing is loaded before it is named."""
 
 import importlib
+import warnings
 
+# Pages need no widgets, so a library that would like to draw its bars with them need not warn that there are none.
+warnings.filterwarnings("ignore", message="IProgress not found")
 __version__ = "0.1.0"
 
 

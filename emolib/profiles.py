@@ -215,10 +215,10 @@ _SAMPLE_CLIP = Clip(
 )
 _MINI_CLIP = Clip(
     "clip-mini",
-    "Its encoder is clip-mini, 31.8 M parameters in CLIP's layout. **It is not OpenAI's CLIP**, and no number of it says anything "
-    "about OpenAI's. Image encoder: an ImageNet ViT-Ti/16; text encoder: distilled from MiniLM on 129,022 texts, GoEmotions' "
-    "training texts among them; both aligned on 11,280 real pictures with captions, half of them MSED's training pairs, "
-    "and stopped early on MSED's validation pairs. So MSED and GoEmotions are **in-domain** for it; FER-2013 and DAIR-AI "
+    "Its encoder is clip-mini, 31.8 M parameters in CLIP's layout. **It is not OpenAI's CLIP**, and no number of it says "
+    "anything about OpenAI's. Image encoder: an ImageNet ViT-Ti/16; text encoder: distilled from MiniLM on 129,022 texts, "
+    "GoEmotions' training texts among them; both aligned on 11,280 real pictures with captions, half of them MSED's "
+    "training pairs, and stopped early on MSED's validation pairs. So MSED and GoEmotions are **in-domain** for it; FER-2013 and DAIR-AI "
     "Emotion it had never seen. Its weights may not be passed on, so others cannot rebuild it.",
     image_size=160,
 )
@@ -256,7 +256,8 @@ PROFILES = {
             "The real DAIR-AI Emotion, FER-2013 and MSED sets; models sized for one GPU.",
             precision="auto", lstm=_TEXT, gru=_TEXT, cnn=_CNN, clip=_FULL_CLIP,
             **_ways(1e-5, epochs=10, seeds=(0, 1, 2)), texts=_tuning(1e-5, epochs=5, seeds=(0, 1, 2)),
-            pairs=_tuning(1e-5, epochs=5, seeds=(0, 1, 2)), genuine=_tuning(1e-5, epochs=5, seeds=(0, 1, 2)), frozen=Frozen(sizes=(96, 128, 160, 224)), generality=Generality(),
+            pairs=_tuning(1e-5, epochs=5, seeds=(0, 1, 2)), genuine=_tuning(1e-5, epochs=5, seeds=(0, 1, 2)),
+            frozen=Frozen(sizes=(96, 128, 160, 224)), generality=Generality(),
             fusion=_fusion(1e-3, epochs=15),
         ),
         Profile("published", "Replayed from the records in data/records.", replays="mini"),

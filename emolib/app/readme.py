@@ -63,7 +63,7 @@ def title(notebook: Path) -> str:
 
 def first_sentence(text: str) -> str:
     """What comes before the second sentence or list item."""
-    return re.split(r"(?<=[.:])\s+(?=[A-Z\d-])", text, maxsplit=1)[0]
+    return re.split(r"(?<=\.)\s+(?=[A-Z\d])|\n", text, maxsplit=1)[0]
 
 
 def repository() -> str | None:

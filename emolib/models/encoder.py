@@ -58,10 +58,8 @@ def load(clip: Clip, precision: str = "auto") -> Encoder:
         parts = AutoTokenizer.from_pretrained(source, **options), AutoImageProcessor.from_pretrained(source, **options)
     except (OSError, ValueError, SafetensorError) as error:
         said = f"{type(error).__name__}: {str(error).splitlines()[0]:.300}"
-        raise MissingModel(
-            f"{source} cannot be loaded ({said}). Wanted: {WANTED}. With a network, try again; without one, copy such a "
-            "folder and name it: EMOLIB_CLIP=FOLDER"
-        ) from error
+        mend = "With a network, try again; without one, copy such a folder and name it: EMOLIB_CLIP=FOLDER"
+        raise MissingModel(f"{source} cannot be loaded ({said}). Wanted: {WANTED}. {mend}") from error
     if not all(hasattr(model, name) for name in ("get_image_features", "get_text_features", "logit_scale")):
         raise MissingModel(f"{source} is a {type(model).__name__}, wanted a dual encoder of images and texts (CLIPModel, ...)")
     name = Path(source).name if Path(source).is_dir() else source
@@ -83,10 +81,8 @@ def locate(clip: Clip) -> tuple[str, str | None]:
         if folder.is_dir():
             return str(folder), None
     if clip.revision is None:
-        raise MissingModel(
-            f"the checkpoint {clip.source} is not at hand: looked for {' and '.join(map(str, folders))}. "
-            "Name its folder, or another dual encoder: EMOLIB_CLIP=FOLDER"
-        )
+        looked = f"the checkpoint {clip.source} is not at hand: looked for {' and '.join(map(str, folders))}"
+        raise MissingModel(f"{looked}. Name its folder, or another dual encoder: EMOLIB_CLIP=FOLDER")
     return clip.source, clip.revision
 
 
@@ -116,8 +112,7 @@ class Encoder:
         other = copy.copy(self)
         other.model = copy.deepcopy(self.model)
         other.model.load_state_dict(state)
-        for known in ("_weights_digest", "scale"):
-            other.__dict__.pop(known, None)
+        other.__dict__ = {k: v for k, v in other.__dict__.items() if k not in ("_weights_digest", "scale")}
         return other
 
     @cached_property
@@ -139,11 +134,10 @@ class Encoder:
 
     @cached_property
     def _tokenizer_digest(self) -> str:
-        if getattr(self.tokenizer, "backend_tokenizer", None) is None:
-            text = json.dumps(self.tokenizer.get_vocab(), sort_keys=True)
-        else:  # truncation and padding are those of the last call
-            text = json.dumps(json.loads(self.tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None})
-        return hashlib.sha256(f"{text} {self.tokenizer.model_max_length}".encode()).hexdigest()
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)  # those of transformers in Python have none
+        made = json.loads(backend.to_str()) if backend else self.tokenizer.get_vocab()
+        made |= {"truncation": None, "padding": None, "max_length": self.tokenizer.model_max_length}  # the last call's options
+        return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
 
     @property
     def fingerprint(self) -> str:
@@ -177,11 +171,9 @@ class Encoder:
         """(N, T) token numbers and mask -> (N, WORDS, W): the last layer's words, longer texts averaged, shorter ones padded
         with zeros."""
         hidden = self.model.text_model(input_ids=tokens, attention_mask=mask).last_hidden_state
-        found = hidden.new_zeros(len(hidden), WORDS, hidden.shape[2])
-        for i, (row, seen) in enumerate(zip(hidden, mask.bool(), strict=True)):
-            row = row[seen] if seen.sum() <= WORDS else F.adaptive_avg_pool1d(row[seen].T, WORDS).T
-            found[i, : len(row)] = row
-        return found
+        rows = [row[seen] for row, seen in zip(hidden, mask.bool(), strict=True)]
+        rows = [row if len(row) <= WORDS else F.adaptive_avg_pool1d(row.T, WORDS).T for row in rows]
+        return torch.stack([F.pad(row, (0, 0, 0, WORDS - len(row))) for row in rows])
 
     def interpolated(self, pixels: torch.Tensor) -> dict:
         """The option with which a model takes pictures of another than its own size."""

@@ -189,17 +189,23 @@ class Experts:
     fingerprint: str
 
     @cached_property
+    def stacking(self) -> Stacking:
+        """Fitted on the validation pairs."""
+        return stack(self.image.validation.posterior, self.text.validation.posterior, self.image.validation)
+
+    @cached_property
+    def share(self) -> float:
+        """The image's weight in the weighted mean, of 21, with the lowest NLL on validation pairs."""
+        image, text, nll = self.image.validation, self.text.validation.posterior, metrics.negative_log_likelihood
+        return min(np.linspace(0, 1, 21), key=lambda w: nll(w * image.posterior + (1 - w) * text, image.labels))
+
+    @property
     def rules(self) -> dict[str, Callable]:
-        """Every rule by name, (image, text) -> posterior; what a rule has to learn it learns on validation pairs."""
-        valid = self.image.validation
-        image, text = valid.posterior, self.text.validation.posterior
-        share = min(
-            np.linspace(0, 1, 21), key=lambda w: metrics.negative_log_likelihood(w * image + (1 - w) * text, valid.labels)
-        )
+        """Every rule by name, (image, text) -> posterior; what a rule has to learn it learns when it is first used."""
         return {
             "product": lambda f, t: product(f, t, self.prior), "mean": mean,
-            "weighted mean": lambda f, t: share * f + (1 - share) * t, "weighted by confidence": confidence_weighted,
-            "stacking": stack(image, text, valid),
+            "weighted mean": lambda f, t: self.share * f + (1 - self.share) * t,
+            "weighted by confidence": confidence_weighted, "stacking": lambda f, t: self.stacking(f, t),
         }  # fmt: skip
 
     def fused(self, rule: str = "product") -> Predictions:

@@ -238,31 +238,33 @@ def trade_off(mixtures: dict[str, Facts], chosen: tuple[str, float], probe: floa
     same items; it changes no weight, so it stands at zero. Bars at alpha = 1: 95 % intervals.
     """
     fig, ax = plt.subplots(figsize=(7, 4))
-    ends = []
-    for (method, found), colour, mark in zip(mixtures.items(), LINES[: len(mixtures)], "osD^"[: len(mixtures)], strict=True):
-        right = found.arrays["right.emotion"]
-        x, y = 100 * metrics.kept(found, 1), 100 * right.mean(1)
-        ax.plot(x, y, mark + "-", ms=4, color=colour, alpha=0.85)
-        gaps = [(v[-1] - v[0])[1::2] for v in metrics.known(found).values()]
-        wide = 196 * np.sqrt(sum(gap.var() / len(gap) for gap in gaps)) / len(gaps)
-        ax.errorbar(x[-1], y[-1], 100 * half_width(y[-1] / 100, right.shape[1]), wide, color=colour, alpha=0.4, capsize=2)
-        label(ax, f"{METHODS[method]}, α = 1", (x[-1], y[-1]), (0, 8), ha="center", color=colour)
-        ends.append(x[-1])
-    label(ax, "α = 0: pretrained", (x[0], y[0]), (6, -3))
+    styles = zip(LINES[: len(mixtures)], "osD^"[: len(mixtures)], strict=True)
+    paths = {m: path(ax, found, METHODS[m], *style) for (m, found), style in zip(mixtures.items(), styles, strict=True)}
+    label(ax, "α = 0: pretrained", paths[chosen[0]][0], (6, -3))
     ax.plot(0, 100 * probe, "*", ms=11, color="black")
     label(ax, "linear probe", (0, 100 * probe), (7, -3))
-    found = mixtures[chosen[0]]
-    i = found.notes["alphas"].index(chosen[1])
-    place = (100 * metrics.kept(found, 1)[i], 100 * found.arrays["right.emotion"][i].mean())
+    place = paths[chosen[0]][mixtures[chosen[0]].notes["alphas"].index(chosen[1])]
     ax.plot(*place, "o", ms=13, mfc="none", mec="black")
     label(ax, f"chosen: α = {chosen[1]:g}", place, (10, -3))
     ax.axvspan(-1, 0, color="0.92", zorder=0)
-    lost = f"{min(ends):+.1f} to {max(ends):+.1f}"
-    ax.set(title=f"Fine-tuning changes generality by {lost} points, a linear probe not at all")
+    ends = [points[-1][0] for points in paths.values()]
+    ax.set(title=f"Fine-tuning changes generality by {min(ends):+.1f} to {max(ends):+.1f} points, a linear probe not at all")
     ax.set(xlabel="change of generality (points; right is better; grey: at most one point lost)")
-    ax.set(ylabel=f"emotion accuracy, {found.arrays['right.emotion'].shape[1]} validation items (%)")
+    ax.set(ylabel=f"emotion accuracy, {mixtures[chosen[0]].arrays['right.emotion'].shape[1]} validation items (%)")
     ax.margins(x=0.14, y=0.08)
     return fig
+
+
+def path(ax: Axes, found: Facts, name: str, colour: str, mark: str) -> np.ndarray:
+    """Draw one method's curve with the intervals of its end; returns its points, (A, 2): change of generality, accuracy, in %."""
+    right, gaps = found.arrays["right.emotion"], [(v[-1] - v[0])[1::2] for v in metrics.known(found).values()]
+    points = 100 * np.stack([metrics.kept(found, 1), right.mean(1)], 1)
+    ax.plot(*points.T, mark + "-", ms=4, color=colour, alpha=0.85)
+    wide = 196 * np.sqrt(sum(gap.var() / len(gap) for gap in gaps)) / len(gaps)
+    high = 100 * half_width(right[-1].mean(), right.shape[1])
+    ax.errorbar(*points[-1], high, wide, color=colour, alpha=0.4, capsize=2)
+    label(ax, f"{name}, α = 1", points[-1], (0, 8), ha="center", color=colour)
+    return points
 
 
 @dataclass(frozen=True)

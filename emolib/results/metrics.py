@@ -265,11 +265,6 @@ def majority(found: Predictions) -> Predictions:
     return replace(test, probs=np.tile(shares, (1, len(test.labels), 1)).astype(np.float32), notes={}, arrays={})
 
 
-def recall(ranks: np.ndarray, k: int) -> np.ndarray:
-    """Recall at k of each direction: ranks (..., 2, N), how many others come before a query's partner -> (..., 2)."""
-    return (ranks < k).mean(-1)
-
-
 def mean_recall(ranks: np.ndarray) -> np.ndarray:
     """For each pair the mean of its six hits, at 1, 5 and 10 and in both directions: ranks (2, N) -> (N,) in [0, 1]."""
     return np.mean([ranks < k for k in (1, 5, 10)], axis=(0, 1))

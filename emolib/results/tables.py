@@ -31,7 +31,6 @@ SYSTEMS = {
 SETS = {"faces": "FER-2013 (seven emotions)", "texts": "DAIR-AI Emotion (six emotions)"}
 ANCHORS = {"faces": published.FACES + published.ZERO_SHOT + published.TUNED, "texts": published.TEXTS}
 BEST = "best fine-tuned"  # of METHODS, chosen on validation
-HEADLINE_FUSIONS = ("text alone", "product", "both encoders fine-tuned")
 HEADLINES = {"faces": ("clip-zero-shot", "clip-linear", BEST, "cnn"), "texts": ("clip-tuned", "gru")}
 
 READING = (
@@ -40,7 +39,6 @@ READING = (
     "protocol are not comparable; whether two of our rows differ is said by the paired tests in the notebooks."
 )
 Load = Callable[[str], Result]
-Fused = dict[str, Callable[[], dict[str, Predictions]]]
 
 
 def group(found: Predictions, audit: Facts | None) -> np.ndarray | None:
@@ -54,18 +52,12 @@ def seeds(found: Predictions) -> int | str:
     return f"{runs}, averaged" if runs > len(found.probs) else len(found.probs)
 
 
-def accuracy(found: Predictions, score: dict) -> str:
-    """Accuracy and interval as text; notes["over_pairings"], (accuracy, (low, high)), stands for that of one pairing."""
-    over = found.notes.get("over_pairings")
-    return f"{percent(over[0])} ({interval(over[1])})" if over else spread(score)
-
-
 def scores(systems: dict[str, Predictions], audit: Facts | None = None) -> pd.DataFrame:
     """One row a system: accuracy and macro-F1 with intervals (duplicates drawn together if there is an audit), ECE, n, seeds."""
     rows = []
     for name, found in systems.items():
         s = metrics.score(found, group(found, audit))
-        rows.append([name, accuracy(found, s), spread(s, "macro_f1"), percent(s["ece"]), s["n"], seeds(found)])
+        rows.append([name, spread(s), spread(s, "macro_f1"), percent(s["ece"]), s["n"], seeds(found)])
     return pd.DataFrame(rows, columns=["system", ACCURACY, MACRO_F1, "ECE %", "n", "seeds"])
 
 
@@ -205,31 +197,19 @@ def titled(kind: str, system: str, found: Predictions) -> str:
     return f"{encoder['name']}, {SYSTEMS[kind][system]}" if encoder else SYSTEMS[kind][system]
 
 
-def headline(where: str, name: str, found: Predictions, audit: Facts | None = None) -> list:
-    """A row of `results`."""
-    s = metrics.score(found, group(found, audit))
-    return [where, name, accuracy(found, s), spread(s, "macro_f1"), s["n"], seeds(found)]
-
-
-def results(load: Load, fused: Fused | None = None) -> pd.DataFrame:
-    """The headline systems, at most ten rows; a missing record is a row that names its command.
-
-    load: a record by its name, or MissingRecord. fused: {pairs: function that returns the test predictions of fusions}.
-    """
+def results(load: Load) -> pd.DataFrame:
+    """The headline systems of one modality; a missing record is a row that names its command. load: a record by its name."""
     rows = []
     for kind, systems in HEADLINES.items():
         for system in systems:
             try:
                 name = best_method(load) if system == BEST else system
-                found = load(f"{kind}/{name}")
-                rows.append(headline(SETS[kind], titled(kind, name, found), found.test, load(f"{kind}/audit")))
+                found, audit = load(f"{kind}/{name}"), load(f"{kind}/audit")
+                s = metrics.score(found.test, group(found.test, audit))
+                cells = [titled(kind, name, found), spread(s), spread(s, "macro_f1"), s["n"], seeds(found)]
             except MissingRecord as gap:
-                rows.append([SETS[kind], SYSTEMS[kind].get(system, system), str(gap), None, None, None])
-    for where, make in (fused or {}).items():
-        try:
-            rows += [headline(where, name, found) for name, found in make().items() if name in HEADLINE_FUSIONS]
-        except MissingRecord as gap:
-            rows.append([where, "fusions", str(gap), None, None, None])
+                cells = [SYSTEMS[kind].get(system, system), str(gap), None, None, None]
+            rows.append([SETS[kind], *cells])
     return pd.DataFrame(rows, columns=["test items", "system", ACCURACY, MACRO_F1, "n", "seeds"], dtype=object)
 
 
@@ -239,11 +219,8 @@ def best_method(load: Load) -> str:
     return metrics.choose(found, lambda p: metrics.hits(p).mean())
 
 
-def results_long(load: Load, fused: Fused | None = None) -> str:
-    """Every system beside every published figure, then every fusion, as Markdown sections; gaps name their command.
-
-    load, fused: as of `results`.
-    """
+def results_long(load: Load) -> str:
+    """Every system of one modality beside every published figure, as Markdown sections; gaps name their command."""
     parts = [READING]
     for kind, title in SETS.items():
         ours, gaps = {}, []
@@ -255,9 +232,4 @@ def results_long(load: Load, fused: Fused | None = None) -> str:
                 gaps.append(f"- {gap}")
         table = beside_published(ours, ANCHORS[kind], audit if ours else None)
         parts += [f"## {title}", markdown(table), *(["\n".join(gaps)] if gaps else [])]
-    for title, make in (fused or {}).items():
-        try:
-            parts += [f"## {title}", markdown(scores(make()))]
-        except MissingRecord as gap:
-            parts.append(f"- {gap}")
     return "\n\n".join([*parts, "## Not in these tables", markdown(distrusted())])

@@ -86,3 +86,11 @@ def test_nothing_is_unpickled_and_no_foreign_code_is_run():
         assert not re.search(r"\bpickle\.|torch\.(save|load)\(|allow_pickle=True|trust_remote_code=True", text), path
         loads = re.findall(r"Auto\w+\.from_pretrained\(", text)
         assert not loads or "trust_remote_code" in text, f"{path}: say trust_remote_code=False"
+
+
+def test_a_notebook_without_widgets_is_not_warned():
+    kernel = "import sys, ipykernel.zmqshell; sys.modules['ipywidgets'] = None"
+    for first, silent in (("", False), ("import emolib; ", True)):
+        code = f"{kernel}; {first}import tqdm.auto"
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert ("IProgress not found" not in done.stderr) == silent

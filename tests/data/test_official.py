@@ -28,8 +28,8 @@ def test_all_three_kaggle_formats_read_alike(tmp_path, cache):
         assert data.labels.tolist() == [3, 0, 6] and data.split.tolist() == ["train", "validation", "test"]
         assert data.images.shape == (3, 48, 48) and (data.images == 7).all()
     assert len(list(cache.iterdir())) == 3
-    write_csv(plain, rows[:2])  # a changed file is read anew
-    assert len(official.read_pixel_csv(plain)) == 2
+    write_csv(plain, [row.replace("3,", "4,") for row in rows])  # a file of another time is read anew
+    assert official.read_pixel_csv(plain).labels.tolist() == [4, 0, 6]
 
 
 @pytest.mark.parametrize(

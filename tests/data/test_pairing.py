@@ -39,8 +39,7 @@ def test_the_rarer_side_decides_and_the_seed_repeats(pairs, sample_faces, sample
     assert np.array_equal(pairs.extras["face_id"], again.extras["face_id"]) and pairs.fingerprint == again.fingerprint
     assert not np.array_equal(pairs.extras["face_id"], other.extras["face_id"])
     # The very pairs that the recorded results are about.
-    assert pairs.extras["face_id"][[0, 100, -1]].tolist() == [1280, 1260, 1956]
-    assert pairs.extras["text_id"][[0, 100, -1]].tolist() == [20, 469, 2157]
+    assert [int(np.arange(1579) @ pairs.extras[name]) for name in ("face_id", "text_id")] == [1766583871, 1766170511]
     for label, name in enumerate(SHARED_CLASSES):
         count = (pairs.part("test").labels == label).sum()
         text_rows = (sample_texts.split == "test") & (sample_texts.labels == TEXT_CLASSES.index(name))

@@ -126,7 +126,7 @@ def test_pairs_are_read_from_parquet_csv_and_folders_alike(tables, tmp_path):
             made.mkdir(parents=True, exist_ok=True)
         table.to_parquet(tmp_path / "parquet" / f"{split}.parquet")
         paths = [f"../made/{split}-{j}.png" for j in range(4)]
-        table.assign(image=paths).to_csv(tmp_path / "csv" / f"{split}.csv", index=False)
+        table.assign(image=paths, file_name="other").to_csv(tmp_path / "csv" / f"{split}.csv", index=False)
         for j in range(4):
             (folder / f"{j}.png").write_bytes(table.image[j])
         table.drop(columns="image").assign(file_name=[f"{j}.png" for j in range(4)]).to_csv(folder / "metadata.csv", index=False)

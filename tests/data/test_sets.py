@@ -86,5 +86,5 @@ def test_the_genuine_pairs_of_msed_and_a_part_of_cifar10(needs_real_data):
         pytest.skip("MSED or CIFAR-10 is not at hand")
     data = sets.genuine(MINI)
     assert data.counts().sum(1).tolist() == [5928, 1021, 2042] and "199 Training pairs" in data.source
-    assert set(sets.captioned(MINI).texts) <= set(data.part("test").extras["caption"])
+    assert len(sets.captioned(MINI)) == 1000 and set(sets.captioned(MINI).texts) <= set(data.part("test").extras["caption"])
     assert len(sets.cifar10(MINI)) == sets.CIFAR_ROWS and len(sets.cifar10(profiles.get("full"))) == 10_000

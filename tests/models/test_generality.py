@@ -1,13 +1,14 @@
 """Generality: ranks by hand, mixtures that contain the pretrained encoder, tasks that are not emotion, other texts."""
 
 from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from emolib.data import prompts, sets
-from emolib.data.dataset import Dataset, column
+from emolib.data.dataset import Dataset, MissingData, column
 from emolib.data.labels import SHARED_CLASSES, TEXT_CLASSES
 from emolib.models import generality, heads
 from emolib.models.encoder import Encoder, load
@@ -28,10 +29,6 @@ def work(tmp_path):
     return Work("float64", 1, tmp_path, "faces/clip-wise")
 
 
-def nudged(encoder):
-    return {k: v * 1.3 if "visual_projection" in k else v for k, v in encoder.weights.items()}
-
-
 def test_ranks_by_hand():
     images = np.array([[1, 0, 0, 0], [0.9, 0.4, 0, 0], [0, 0, 1, 0], [0, 0, 1, 0.5]])
     found = generality.ranks(images, np.eye(4))
@@ -47,9 +44,8 @@ def test_mixtures_begin_with_the_pretrained_encoder(encoder, sample_faces, work)
     end = Tuned({k: v + 0.02 if "visual" in k else v for k, v in encoder.weights.items()}, heads.zero_shot(encoder, ASKED))
     end.save(work.model(step="faces/clip-full"))
     config, known = replace(SAMPLE.generality, alphas=(0.0, 1.0), faces=100), sets.captioned(SAMPLE)
-    arrays = generality.mixtures(
-        encoder, sample_faces, "full", ASKED, config, known, generality.tasks(SAMPLE), work=work
-    ).arrays  # fmt: skip
+    tasks = generality.tasks(SAMPLE)
+    arrays = generality.mixtures(encoder, sample_faces, "full", ASKED, config, known, tasks, work=work).arrays
     assert set(arrays) == {"ranks", "right.glasses", "right.beard", "right.long hair", "right.emotion"}
     validation = sample_faces.part("validation")
     validation = validation.select(np.random.default_rng(0).permutation(len(validation))[:100])
@@ -82,16 +78,14 @@ def test_pictures_are_opened_once_for_all_mixtures(encoder, sample_faces, work, 
     monkeypatch.setattr(sets, "cifar10", lambda profile: data)
     tasks = generality.tasks(get("mini"))
     assert tasks["CIFAR-10"][1][1] == ["a photo of a cat."]
-    Tuned(nudged(encoder), heads.zero_shot(encoder, ASKED)).save(work.model(step="faces/clip-full"))
+    Tuned(encoder.weights, heads.zero_shot(encoder, ASKED)).save(work.model(step="faces/clip-full"))
     opened, usual = [], Encoder.open
-    monkeypatch.setattr(
-        Encoder, "open", lambda self, images, numbers=None: opened.extend(numbers) or usual(self, images, numbers)
-    )
+    monkeypatch.setattr(Encoder, "open", lambda self, images, numbers: opened.extend(numbers) or usual(self, images, numbers))
     known = replace(data, texts=column(["a", "b", "c", "d"]))
-    found = generality.mixtures(
-        encoder, sample_faces, "full", ASKED, replace(SAMPLE.generality, faces=20), known, tasks, work=work
-    )
+    found = generality.mixtures(encoder, sample_faces, "full", ASKED, SAMPLE.generality, known, tasks, work=work)
     assert opened == [0, 1, 2, 3] * 2 and found.arrays["right.CIFAR-10"].shape == (5, 4)
+    monkeypatch.setattr(sets, "cifar10", Mock(side_effect=MissingData("not at hand")))
+    assert generality.tasks(get("full")) == {}
 
 
 def test_other_texts_are_answered_in_their_own_classes(encoder, work):

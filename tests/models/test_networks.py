@@ -98,6 +98,7 @@ def test_augmentation_is_seeded_and_erases_its_share():
     blank = networks.erase(x, np.arange(200), np.random.default_rng(0)) == 0
     height, width = blank.any(3).sum((1, 2)), blank.any(2).sum((1, 2))
     assert not blank[200:].any() and torch.equal((height * width)[:200], blank.sum((1, 2, 3))[:200])  # each one rectangle
+    assert all(len(set(blank[:200].any(axis)[:, 0].int().argmax(1).tolist())) > 15 for axis in (2, 3))  # anywhere
     assert set(height[:200].tolist()) == set(width[:200].tolist()) == set(range(5, 15))
 
 

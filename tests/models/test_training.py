@@ -233,6 +233,14 @@ def test_16_bits_are_used_where_the_machine_is_fast_in_them(precision, capabilit
     assert training.half(precision) is wanted
 
 
+def test_predictions_are_the_mean_over_views_in_the_order_of_the_rows(monkeypatch):
+    batches, model = Points(0, n=50), network()
+    batches.lengths = np.random.default_rng(0).integers(1, 9, 50)
+    monkeypatch.setattr(batches, "views", lambda inputs, progress, final: [inputs, (-inputs[0],)])
+    probs, x = training.predict(model, batches, size=8), torch.as_tensor(batches.x).float()
+    np.testing.assert_allclose(probs, (model(x).softmax(1) + model(-x).softmax(1)).detach() / 2, atol=1e-6)
+
+
 def test_an_unknown_precision_or_optimizer_is_refused():
     with pytest.raises(ValueError, match="'fp16'; choose from float64"):
         training.half("fp16")

@@ -4,7 +4,6 @@ import copy
 import os
 import subprocess
 import sys
-import textwrap
 from dataclasses import replace
 
 import numpy as np
@@ -205,19 +204,16 @@ def test_two_processes_learn_what_one_learns(tmp_path):
 
     (`accelerate launch` starts several processes on GPUs; on CPUs it wants MPI, and torchrun does the same without.)
     """
-    code = """
-        import sys
-        from pathlib import Path
-        from dataclasses import replace
+    code = """if True:
+        import sys, pathlib
         from emolib.data import prompts, sets
         from emolib.models import encoder, tuning
         from emolib.profiles import Work, get
-        sample, data = get("sample"), sets.faces(get("sample"))
-        config = replace(sample.full, fit=replace(sample.full.fit, batch_size=30))
-        tuning.tune(encoder.load(sample.clip, "float64"), data.select(slice(None, None, 12)), "full", config,
-                    prompts.FACES["single"], work=Work("float64", 1, Path(sys.argv[1])))
+        sample, work = get("sample"), Work("float64", 1, pathlib.Path(sys.argv[1]))
+        data = sets.faces(sample).select(slice(None, None, 6))
+        tuning.tune(encoder.load(sample.clip, "float64"), data, "full", sample.full, prompts.FACES["single"], work=work)
     """
-    (tmp_path / "tune.py").write_text(textwrap.dedent(code))
+    (tmp_path / "tune.py").write_text(code)
     kept = {}
     for count in (1, 2):
         out = tmp_path / str(count)

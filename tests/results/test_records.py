@@ -17,6 +17,7 @@ import pytest
 from emolib import profiles, store
 from emolib.data.dataset import Dataset
 from emolib.data.labels import METHODS
+from emolib.models import fusion
 from emolib.profiles import PROFILES, ROOT, Fit, Work
 from emolib.results import records
 from emolib.results.predictions import Predictions
@@ -208,7 +209,10 @@ def test_dual_encoders_of_a_profile_are_one(profile):
 
 
 # What stands in the braces of a step's name; in other braces any word.
-BRACES = {"kind": "(?:faces|texts|pairs)"} | dict.fromkeys(("m", "method"), f"(?:{'|'.join(METHODS)})")
+BRACES = {
+    "kind": f"(?:faces|texts|pairs|tuned|image-tuned|text-tuned|{'|'.join(fusion.KINDS)})", "method": f"(?:{'|'.join(METHODS)})",
+}  # fmt: skip
+NAME = re.compile(r'f?"((?:faces|texts|pairs|genuine|genuine-masked|generality|{\w+})/[\w{}-]+)"')
 
 
 @pytest.mark.parametrize("profile", WITH_RECORDS)
@@ -216,7 +220,7 @@ def test_every_record_is_named_by_a_notebook_and_every_name_has_a_record(profile
     named = set()
     for path in (ROOT / "notebooks").glob("*.ipynb"):
         source = "\n".join(c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code")
-        for name in re.findall(r'run\.(?:step|load)\(\s*f?"([\w/{}-]+)"', source):
+        for name in NAME.findall(source):
             named.add(re.sub(r"{(\w+)}", lambda found: BRACES.get(found[1], r"[\w-]+"), name))
     made = records.names(records.RECORDS / profile)
     assert [name for name in made if not any(re.fullmatch(pattern, name) for pattern in named)] == []

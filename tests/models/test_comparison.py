@@ -1,0 +1,173 @@
+"""Every fusion against its null model: verdicts follow interval and corrected p, and nothing is asked of the wrong pairs."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_fusion import PRIOR, judged, world
+
+from emolib.data.labels import MSED_CLASSES, MSED_TO_SHARED, SHARED_CLASSES
+from emolib.data.pairing import DAMAGES, DROPS
+from emolib.models import comparison, fusion
+from emolib.models.comparison import NAMES
+from emolib.results.predictions import Facts
+
+N, SPLIT = 600, np.repeat(["validation", "test"], 600)
+
+
+def truth(labels, sure=0.9):
+    """(N, 5) posteriors that are always right."""
+    return (1 - sure) / 4 + (sure - (1 - sure) / 4) * np.eye(5)[labels]
+
+
+def system(labels, probs, **arrays):
+    return replace(judged(labels, probs, ids=np.arange(2 * N)), split=SPLIT, arrays=arrays)
+
+
+def records(*, answers=None):
+    """What `fusion.learn` and `fusion.tune` would return: experts of a simulated world, networks that answer `answers`."""
+    labels, image, text, both = world(2 * N, spread=0.9)
+    test = labels[N:]
+    answers = both if answers is None else answers
+    levels = {f"degraded.{how}": np.stack([image[N:]] * len(steps)) for how, steps in DAMAGES.items()}
+    words = {"degraded.dropped words": np.stack([text[N:]] * len(DROPS))}
+    known = {"image": system(labels, image, **levels), "text": system(labels, text, **words)}
+    for kind in ("tokens", "tuned"):
+        known |= {f"image-{kind}": system(labels, image), f"text-{kind}": system(labels, text)}
+    partner, pairings = fusion.conflicts(test, 0.5), fusion.repairings(test, 20)
+    arrays = {
+        "rows": np.arange(100), "additive": np.where(np.arange(100) < 40, test[:100], (test[:100] + 1) % 5),
+        "repaired": np.tile(answers[N:].argmax(1), (len(pairings), 1)), "apart": text[N:][partner],
+        "no_image": text[N:], "no_text": np.tile(PRIOR, (N, 1)),
+    }  # fmt: skip
+    arrays |= {name: values.argmax(2) for name, values in (levels | words).items()}
+    return known | {kind: system(labels, answers, **arrays) for kind in fusion.BOTH} | {"tuned": system(labels, answers)}
+
+
+@pytest.fixture(scope="module")
+def found():
+    return records()
+
+
+def row(frame, name):
+    return frame[frame["system"] == name].iloc[0]
+
+
+def test_each_system_is_held_against_the_experts_that_see_what_it_sees(found):
+    better = {f"{m}-tokens": system(found[m].labels, truth(found[m].labels)) for m in fusion.MODALITIES}
+    frame = comparison.against_product(comparison.systems(found | better))
+    nulls = dict(zip(frame["system"], frame["null"], strict=True))
+    assert (
+        nulls.pop("cross-attention") == "product on tokens" and nulls.pop("both encoders fine-tuned") == "product of fine-tuned"
+    )
+    assert set(nulls.values()) == {"product"} and not set(nulls) & set(comparison.NULLS) and len(nulls) == 9
+    assert row(frame, "cross-attention").points < -0.05 < row(frame, "perceptron on both").points
+
+
+def test_better_and_worse_need_interval_and_corrected_p():
+    columns = ["system", "points", "points_low", "points_high", "p"]
+    rows = [
+        ("a", 0.1, 0.05, 0.15, 1e-6),
+        ("b", -0.1, -0.15, -0.05, 1e-6),
+        ("c", 0.1, -0.01, 0.2, 1e-6),
+        ("d", 0.1, 0.05, 0.15, 0.03),
+    ]
+    frame = pd.DataFrame(rows, columns=columns)
+    judgement = comparison.judge({"one": frame, "other": frame[3:]})
+    assert judgement["verdict"].tolist() == ["better", "worse", "tie", "tie", "tie"]
+    assert judgement["pairs"].tolist() == ["one"] * 4 + ["other"] and judgement["p"].iloc[3] == pytest.approx(0.06)
+
+
+def test_the_product_is_beaten_only_by_what_is_better(found):
+    labels = found["image"].labels
+    best, worst = records(answers=truth(labels)), records(answers=np.tile(PRIOR, (2 * N, 1)))
+    judgement = comparison.every_test(best, worst, best)
+    for pairs, verdict in (("genuine", "better"), ("masked", "worse"), ("matched", "better")):
+        verdicts = judgement[judgement["pairs"] == pairs].set_index("system")["verdict"]
+        assert (verdicts[list(NAMES.values())] == verdict).all() and verdicts["image alone"] == "worse", pairs
+    without = comparison.every_test({}, {}, found)
+    assert set(without["pairs"]) == {"matched", "EMAP, matched", "image missing", "text missing"}
+    assert (without["verdict"][without["system"].isin([*NAMES.values()]) & (without["pairs"] == "matched")] == "tie").all()
+
+
+def test_an_interval_over_pairings_covers_images_and_texts():
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 200)
+    pairings = fusion.repairings(labels, 50)
+    of_image, of_text = rng.random((2, 400)) < 0.7
+    for values in (np.tile(of_image, (50, 1)), of_text[pairings]):  # depends on one side: the interval of its 400 items
+        mean, (low, high), p = comparison.over_pairings(values, pairings, labels)
+        assert mean == pytest.approx(values.mean()) and p < 1e-9
+        assert (high - low) / 2 == pytest.approx(1.96 * np.sqrt(mean * (1 - mean) / 400), rel=0.15)
+    both = (np.tile(of_image, (50, 1)).astype(float) + of_text[pairings]) / 2
+    low, high = comparison.over_pairings(both, pairings, labels)[1]
+    assert (high - low) / 2 == pytest.approx(1.96 * np.sqrt((of_image.var() + of_text.var()) / 4 / 400), rel=0.15)
+    assert comparison.over_pairings(both * 0, pairings, labels) == (0.0, (0.0, 0.0), 1.0)
+
+
+def test_emap_and_missing_modalities_are_measured_on_the_same_pairs(found):
+    worth = row(comparison.emap(found), "gate")
+    hits = (fusion.calibrated(found["gate"]).test.predicted == found["gate"].test.labels)[:100].mean()
+    assert worth.n == 100 and worth.accuracy == pytest.approx(hits) and worth.points == pytest.approx(hits - 0.4)
+    experts = comparison.nulls(found)["product"]
+    assert row(comparison.missing(found, "image"), "gate").points == pytest.approx(
+        (found["text"].test.predicted == experts.text.test.labels).mean()
+        - (experts.text.test.predicted == experts.text.test.labels).mean()
+    )
+    assert row(comparison.missing(found, "text"), "gate").null == "image alone"
+
+
+def test_damage_of_no_strength_leaves_the_product_as_it_is(found):
+    frame = comparison.degraded(found)
+    experts = comparison.nulls(found)["product"]
+    raw = fusion.product(found["image"].test.posterior, experts.text.test.posterior, experts.prior).argmax(1)
+    part = frame[(frame["how"] == "blur") & (frame["system"] == "product")]
+    assert np.allclose(part["accuracy"], (raw == experts.image.test.labels).mean()) and part["level"].tolist() == [0, 1, 2, 4]
+    other = frame[frame["system"] == "the other alone"].set_index("how")["accuracy"]
+    assert other["dropped words"].iloc[0] == (experts.image.test.predicted == experts.image.test.labels).mean()
+
+
+def test_conflicts_are_detected_and_put_aside(found):
+    experts = comparison.nulls(found)["product"]
+    (area, (low, high)), table = comparison.conflict_detection(experts)
+    assert 0.6 < low < area < high < 1 and table["score above"].tolist() == ["0.5", "0.8", "0.95"]
+    found_half, flagged_half, found_tenth, flagged_tenth = (table[c].astype(float) for c in table.columns[1:])
+    assert (found_half > flagged_half).all() and (found_half >= found_tenth).all() and (flagged_half >= flagged_tenth).all()
+    curve = comparison.coverage(experts, 0.1)
+    assert curve["kept"].iloc[-1] == 1 and (curve.iloc[0, 1:] > curve.iloc[-1, 1:] + 0.05).all()
+    partner, differ = comparison.apart(experts, 0.1)
+    fused = fusion.product(experts.image.test.posterior, experts.text.test.posterior[partner], experts.prior).argmax(1)
+    assert curve["confidence"].iloc[-1] == pytest.approx(((fused == experts.image.test.labels) & ~differ).mean())
+
+
+def test_every_fusion_follows_somebody_on_the_same_conflicts(found):
+    shares = comparison.follow_shares(found).set_index("fusion")
+    assert np.allclose(shares[["text", "image", "neither"]].sum(1), 1) and shares.loc["gate", "text"] > 0.9
+    assert shares.loc["product", "sure on conflicts"] < shares.loc["product", "sure on agreeing"]
+
+
+def test_the_exported_classifier_is_judged_on_the_classes_that_it_knows(found):
+    ours = {shared: msed for msed, shared in MSED_TO_SHARED.items()}
+    names = [SHARED_CLASSES[k] for k in found["image"].labels]
+    labels = np.array([MSED_CLASSES.index(ours.get(n, "neutral")) for n in names])
+    arrays = {"ids": np.arange(2 * N), "labels": labels, "split": (SPLIT == "test").astype(int)}
+    arrays |= {m: found[m].posterior for m in fusion.MODALITIES}
+    known = comparison.known_pairs(Facts("f", "made", {"classes": list(MSED_CLASSES)}, arrays))
+    assert known.image.classes == ("anger", "fear", "joy", "sadness") and len(known.image.ids) == (labels != 1).sum()
+    assert [known.image.classes[k] for k in known.image.labels] == [n for n in names if n != "surprise"]
+    ironic = Facts("f", "made", {"classes": ["sincere", "ironic"]}, arrays | {"labels": labels % 2})
+    assert comparison.known_pairs(ironic) is None
+
+
+def test_families_and_readme_rows_carry_means_over_pairings(found, monkeypatch):
+    experts = comparison.nulls(found)["product"]
+    line = comparison.families({"ours": experts}, 20).iloc[0]
+    pairings = fusion.repairings(experts.image.test.labels, 20)
+    mean = 100 * (experts.repaired("product", pairings) == experts.image.test.labels).mean()
+    assert line["product %"].startswith(f"{mean:.1f} (") and line.iloc[0] == "ours"
+    monkeypatch.setattr(comparison, "recorded", lambda load: (found, found, found))
+    rows = comparison.headlines(None)
+    assert rows["test items"].tolist() == ["genuine pairs"] * 3 + ["matched pairs"] and rows["n"].tolist() == [N] * 4
+    assert rows.iloc[3, 2].startswith(f"{mean:.1f} (")
+    assert "Fusion, matched" in comparison.long_tables(None)
