@@ -31,6 +31,7 @@ from emolib.profiles import ROOT, Profile
 from emolib.results.predictions import Facts, Predictions, Result, facts
 
 RECORDS = ROOT / "data" / "records"
+PLAIN = str | int | float | bool | None
 
 
 class MissingRecord(FileNotFoundError):
@@ -187,8 +188,10 @@ def summary(value) -> Any:
         return {"sha256": hashlib.sha256(value.tobytes()).hexdigest()}
     if is_dataclass(value):
         return {f.name: plain(getattr(value, f.name)) for f in fields(value) if f.compare}
-    if callable(value):
-        return f"{value.__module__}.{value.__qualname__}"
+    if not isinstance(value, PLAIN | dict | list | tuple):
+        raise TypeError(
+            f"a step cannot take a {type(value).__name__}: wanted settings, data sets, encoders, results or plain values"
+        )
     text = json.dumps(plain(value))
     return plain(value) if len(text) <= 1000 else {"sha256": hashlib.sha256(text.encode()).hexdigest()}
 
@@ -199,7 +202,7 @@ def plain(value) -> Any:
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [plain(v) for v in value]
-    return value if value is None or isinstance(value, str | int | float | bool) else summary(value)
+    return value if isinstance(value, PLAIN) else summary(value)
 
 
 def compare(about: dict, config: dict, again: str, *, unknown: bool) -> None:

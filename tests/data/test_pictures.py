@@ -20,8 +20,8 @@ def test_every_kind_of_picture_opens_alike(tmp_path):
     picture.save(tmp_path / "a.png")
     for same in (array, picture, encoded(picture), tmp_path / "a.png", str(tmp_path / "a.png")):
         assert np.array_equal(np.asarray(open_picture(same, "p")), array)
-    deep = open_picture(Image.fromarray(np.full((2, 2), 65535, np.uint16)), "p")
-    assert np.asarray(deep).tolist() == [[[255] * 3] * 2] * 2
+    deep = open_picture(Image.fromarray(np.full((2, 2), 25800, np.uint16)), "p")
+    assert np.asarray(deep).tolist() == [[[100] * 3] * 2] * 2
 
 
 def test_transparent_parts_become_white():

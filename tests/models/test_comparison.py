@@ -110,11 +110,9 @@ def test_emap_and_missing_modalities_are_measured_on_the_same_pairs(found):
     worth = row(comparison.emap(found), "gate")
     hits = (fusion.calibrated(found["gate"]).test.predicted == found["gate"].test.labels)[:100].mean()
     assert worth.n == 100 and worth.accuracy == pytest.approx(hits) and worth.points == pytest.approx(hits - 0.4)
-    experts = comparison.nulls(found)["product"]
-    assert row(comparison.missing(found, "image"), "gate").points == pytest.approx(
-        (found["text"].test.predicted == experts.text.test.labels).mean()
-        - (experts.text.test.predicted == experts.text.test.labels).mean()
-    )
+    raw, alone = found["text"].test, comparison.nulls(found)["product"].text.test
+    change = ((raw.predicted == raw.labels).mean(), (alone.predicted == raw.labels).mean())
+    assert row(comparison.missing(found, "image"), "gate").points == pytest.approx(change[0] - change[1])
     assert row(comparison.missing(found, "text"), "gate").null == "image alone"
 
 
@@ -143,7 +141,7 @@ def test_conflicts_are_detected_and_put_aside(found):
 
 def test_every_fusion_follows_somebody_on_the_same_conflicts(found):
     shares = comparison.follow_shares(found).set_index("fusion")
-    assert np.allclose(shares[["text", "image", "neither"]].sum(1), 1) and shares.loc["gate", "text"] > 0.9
+    assert np.allclose(shares[["text", "image", "neither"]].sum(axis=1), 1) and shares.loc["gate", "text"] > 0.9
     assert shares.loc["product", "sure on conflicts"] < shares.loc["product", "sure on agreeing"]
 
 

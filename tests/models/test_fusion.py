@@ -80,14 +80,6 @@ def test_a_uniform_expert_adds_nothing_to_the_product(seed):
     assert np.allclose(fused, expert, atol=1e-9)
 
 
-def test_rules_broadcast_over_re_pairings():
-    labels, image, text, _ = world(60)
-    pairings = fusion.repairings(labels, 7)
-    for rule in rules(labels, image, text).values():
-        together = fusion.fuse(rule, image, text[pairings], PRIOR)
-        assert together.shape == (7, 60, K) and np.allclose(together[3], fusion.fuse(rule, image, text[pairings[3]], PRIOR))
-
-
 def test_re_pairing_keeps_labels_uses_each_text_once_and_touches_no_single_modality():
     labels, image, text, _ = world(300)
     pairings = fusion.repairings(labels, 50)
@@ -141,6 +133,9 @@ def test_calibration_undoes_a_wrong_temperature_and_a_wrong_prior():
     assert np.allclose(found(skewed).mean(0), np.bincount(labels) / 6000, atol=1e-6)
     with pytest.raises(metrics.TestSplitError):
         fusion.calibrate(judged(labels, skewed, "test"))
+    seeds = dataclasses.replace(judged(labels, skewed), probs=np.repeat(skewed[None].astype(np.float32), 2, 0))
+    assert fusion.calibrated(seeds).probs.shape == (1, 6000, K)
+    assert np.allclose(fusion.calibrated(seeds).posterior, found(skewed), atol=1e-5)
 
 
 def test_the_product_of_a_weak_and_biased_expert_is_no_worse_than_the_strong_one_alone():
@@ -202,14 +197,6 @@ def test_the_assumed_share_of_conflicts_moves_the_score_but_not_the_order():
     usual, half = (fusion.conflict(image, text, PRIOR, **rate) for rate in ({}, {"rate": 0.5}))
     assert np.array_equal(np.argsort(usual, kind="stable"), np.argsort(half, kind="stable")) and (usual < half).all()
     assert np.allclose(usual / (1 - usual), half / (1 - half) / 9), "one in ten: odds of one to nine"
-
-
-def test_whatever_is_compared_is_calibrated_alike():
-    labels, image, _, _ = world(4000)
-    raw = dataclasses.replace(judged(labels, normal(3 * np.log(image))), split=np.repeat(["validation", "test"], 2000))
-    found = fusion.calibrated(dataclasses.replace(raw, probs=np.repeat(raw.probs, 2, 0)))
-    assert found.probs.shape == (1, 4000, K) and np.abs(found.posterior - image).max() < 0.1
-    assert np.array_equal(fusion.experts(raw, raw).image.probs, found.probs)
 
 
 def test_experts_are_known_by_what_they_were_made_of():

@@ -41,7 +41,9 @@ def test_ranks_by_hand():
 
 
 def test_mixtures_begin_with_the_pretrained_encoder(encoder, sample_faces, work):
-    end = Tuned({k: v + 0.02 if "visual" in k else v for k, v in encoder.weights.items()}, heads.zero_shot(encoder, ASKED))
+    start = Tuned(encoder.weights, heads.zero_shot(encoder, ASKED))
+    head = replace(start.head, bias=np.arange(7.0))
+    end = Tuned({k: v + 0.02 if "visual" in k else v for k, v in encoder.weights.items()}, head)
     end.save(work.model(step="faces/clip-full"))
     config, known = replace(SAMPLE.generality, alphas=(0.0, 1.0), faces=100), sets.captioned(SAMPLE)
     tasks = generality.tasks(SAMPLE)
@@ -49,8 +51,9 @@ def test_mixtures_begin_with_the_pretrained_encoder(encoder, sample_faces, work)
     assert set(arrays) == {"ranks", "right.glasses", "right.beard", "right.long hair", "right.emotion"}
     validation = sample_faces.part("validation")
     validation = validation.select(np.random.default_rng(0).permutation(len(validation))[:100])
-    for i, who in enumerate((encoder, encoder.with_weights(end.weights))):
-        wanted = end.head.posterior(who.vectors(validation)).argmax(1) == validation.labels
+    for i, tuned in enumerate((start, end)):
+        who = encoder.with_weights(tuned.weights)
+        wanted = tuned.head.posterior(who.vectors(validation)).argmax(1) == validation.labels
         assert np.array_equal(arrays["right.emotion"][i], wanted)
         ranks = generality.ranks(who.encode_images(known.images), who.encode_texts(known.texts))
         assert np.array_equal(arrays["ranks"][i], ranks) and np.median(ranks) < len(known) / (8 if i == 0 else 1)
