@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint nbval publish bench full clean
+.PHONY: help setup run test lint nbval publish bench full sample clean
 
 help: ## print this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -42,6 +42,9 @@ bench: setup ## measure encoding, fine-tuning and predict, all in one run (BENCH
 
 full: setup ## record the study on one GPU with what can be downloaded (not run yet); then: make publish PROFILE=full
 	$(BIN)/python -m emolib run --profile full --record
+
+sample: setup ## make the embedded sample anew (not its encoder: data/sample/pretrain.py)
+	$(BIN)/python data/sample/make.py
 
 clean: ## delete runs and caches (records and figures stay)
 	rm -rf runs data/cache .pytest_cache .ruff_cache .hypothesis

@@ -3,8 +3,9 @@
 import importlib
 import warnings
 
-# Pages need no widgets, so a library that would like to draw its bars with them need not warn that there are none.
-warnings.filterwarnings("ignore", message="IProgress not found")
+# What libraries under us tell each other, and no reader of a page can mend.
+for _noise in ("IProgress not found", "`is_gradient_checkpointing` is deprecated"):
+    warnings.filterwarnings("ignore", message=_noise)
 __version__ = "0.1.0"
 
 

@@ -1,4 +1,4 @@
-"""The command line: `python -m emolib run | predict | tune | table | publish | sample`."""
+"""The command line: `python -m emolib run | predict | tune | table | publish`."""
 
 from __future__ import annotations
 
@@ -45,8 +45,6 @@ def parser() -> argparse.ArgumentParser:
     add("method", choices=METHODS)
     command(table, "print the results table (Markdown) from the records", PROFILES, default="published")
     command(publish, "re-execute the committed notebooks, rewrite figures, README.md and RESULTS.md", COMPUTED)
-    add = command(sample, "make the embedded sample anew")
-    add("--clip", action="store_true", help="pretrain its encoder, too (minutes; then run --profile sample --record)")
     return whole
 
 
@@ -164,17 +162,6 @@ def publish(chosen: argparse.Namespace) -> None:
 
     for path in publish.publish(find([]), chosen.profile):
         print(path.relative_to(ROOT))
-
-
-def sample(chosen: argparse.Namespace) -> None:
-    """Write data/sample, and its encoder if asked."""
-    from emolib.data import sample
-
-    sample.make()
-    if chosen.clip:
-        from emolib.models import pretraining
-
-        pretraining.make()
 
 
 if __name__ == "__main__":

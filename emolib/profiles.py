@@ -163,7 +163,7 @@ class Profile:
     flyp: Tuning | None = None
     texts: Tuning | None = None
     pairs: Tuning | None = None
-    genuine: Tuning | None = None
+    genuine: Tuning | None = None  # of the encoder on genuine pairs; None leaves it out
     generality: Generality | None = None
     fusion: Fusion | None = None
 
@@ -218,8 +218,8 @@ _MINI_CLIP = Clip(
     "Its encoder is clip-mini, 31.8 M parameters in CLIP's layout. **It is not OpenAI's CLIP**, and no number of it says "
     "anything about OpenAI's. Image encoder: an ImageNet ViT-Ti/16; text encoder: distilled from MiniLM on 129,022 texts, "
     "GoEmotions' training texts among them; both aligned on 11,280 real pictures with captions, half of them MSED's "
-    "training pairs, and stopped early on MSED's validation pairs. So MSED and GoEmotions are **in-domain** for it; FER-2013 and DAIR-AI "
-    "Emotion it had never seen. Its weights may not be passed on, so others cannot rebuild it.",
+    "training pairs, and stopped early on MSED's validation pairs. So MSED and GoEmotions are **in-domain** for it; "
+    "FER-2013 and DAIR-AI Emotion it had never seen. Its weights may not be passed on, so others cannot rebuild it.",
     image_size=160,
 )
 _FULL_CLIP = Clip(
@@ -247,7 +247,6 @@ PROFILES = {
             "The real DAIR-AI Emotion, FER-2013 and MSED sets; models sized for two CPU cores.",
             precision="auto", lstm=_TEXT, gru=_TEXT, cnn=_CNN, clip=_MINI_CLIP, **_ways(1e-4, epochs=1, patches=0.4),
             texts=_tuning(1e-4, epochs=1), pairs=_tuning(1e-4, epochs=1, patches=0.4),
-            genuine=_tuning(1e-4, epochs=2, patches=0.4),
             frozen=Frozen(sizes=(112, 144, 160, 192, 224), size_rows=1500),
             generality=Generality(faces=500, pairs=1000), fusion=_fusion(1e-3, epochs=15),
         ),

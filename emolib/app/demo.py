@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 
 from emolib.app.steps import OWN, assemble
-from emolib.data import drawing
+from emolib.data import sets
 from emolib.data.labels import FACE_CLASSES
 from emolib.models import fusion
 from emolib.models.fusion import Experts
@@ -23,17 +23,12 @@ SENTENCES = (
 SCENES = (("happy", 1), ("happy", 0), (None, 5), ("surprise", None))  # a face and the number of a sentence
 
 
-def face(name: str) -> np.ndarray:
-    """One and the same drawn person with the action units of a face class: (48, 48) uint8."""
-    return drawing.face(drawing.ACTION_UNITS[name])
-
-
 def ask(encoder, models: dict[str, str], experts: Experts, own: dict = OWN, *, work: Work = Work()) -> Facts:
     """What the classifier of `steps.assemble` says about a drawn face of each class and about `SENTENCES`.
 
     arrays: "image" (7, K) and "text" (6, K), each modality's calibrated posterior in the fused classes.
     """
-    faces = [face(name) for name in FACE_CLASSES]
+    faces = list(sets.demo_faces().values())
     texts, images = [None] * len(faces) + list(SENTENCES), faces + [None] * len(SENTENCES)
     answers = assemble(encoder, models, experts, own, work).posteriors(texts, images).experts
     arrays = {"image": answers["image"][: len(faces)], "text": answers["text"][len(faces) :]}
@@ -53,5 +48,6 @@ def scenes(found: Facts, prior: np.ndarray) -> list[dict]:
         text = none if number is None else found.arrays["text"][number]
         both = fusion.fuse(lambda i, t: fusion.product(i, t, prior), image, text, prior)
         answers = {"image": image, "text": text, "both": both, "conflict": float(fusion.conflict(image, text, prior))}
-        shown.append({"picture": name and face(name), "sentence": None if number is None else SENTENCES[number], **answers})
+        picture, sentence = name and sets.demo_faces()[name], None if number is None else SENTENCES[number]
+        shown.append({"picture": picture, "sentence": sentence, **answers})
     return shown

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from emolib.data import audit, official, pairing, readers, sample
+from emolib.data import audit, official, pairing, readers
 from emolib.data.dataset import DataError, Dataset, MissingData, column
-from emolib.data.labels import FACE_CLASSES, SHARED_CLASSES, TEXT_CLASSES
-from emolib.profiles import Profile, data_folder
+from emolib.data.labels import FACE_CLASSES, SHARED_CLASSES, SPLITS, TEXT_CLASSES
+from emolib.profiles import ROOT, Profile, data_folder
 
+SAMPLE = ROOT / "data" / "sample"  # the generated world; make.py there wrote it
 FER_FILES = ("fer2013.csv", "fer2013.csv.gz", "icml_face_data.csv")
 EMOTION_HUB = "dair-ai/emotion:split@cab853a1dbdf4c42c2b3ef2173804746df8825fe"
 CIFAR_HUB = "uoft-cs/cifar10@0b2714987fa478483af9968de7c934580d0bb9a2"
@@ -34,6 +35,22 @@ def missing(what: str, looked_for: str, folder: Path, how: str) -> MissingData:
     )
 
 
+def read_drawn(name: str, classes: tuple[str, ...], source: str) -> Dataset:
+    """Drawn pictures from data/sample/`name`.npz: pixels, labels, split, perhaps texts; what else is there becomes extras."""
+    with np.load(SAMPLE / f"{name}.npz", allow_pickle=False) as file:
+        arrays = dict(file)
+    images, split = arrays.pop("pixels"), np.array(SPLITS)[arrays.pop("split")]
+    texts = column(arrays.pop("texts").tolist()) if "texts" in arrays else None
+    numbers = {key: values.astype(int) for key, values in arrays.items()}
+    return Dataset(np.arange(len(images)), numbers.pop("labels"), split, classes, source, images, texts, numbers)
+
+
+@cache
+def demo_faces() -> dict[str, np.ndarray]:
+    """One and the same drawn person with the expression of each of `FACE_CLASSES`: {class: (48, 48) uint8}."""
+    return dict(zip(FACE_CLASSES, read_drawn("demo", FACE_CLASSES, "one drawn person").images, strict=True))
+
+
 @once
 def raw_faces(profile: Profile) -> Dataset:
     """Faces in `FACE_CLASSES`, as they come: drawn ones, else FER-2013 with FER+ votes, if at hand, in extras["votes"].
@@ -41,7 +58,7 @@ def raw_faces(profile: Profile) -> Dataset:
     FER-2013 from EMOLIB_DATA/fer2013 as Kaggle's csv or as class folders, else (`full`) the Hub's copy. Raises MissingData.
     """
     if profile.data.generated:
-        return sample.read_faces()
+        return read_drawn("fer2013/faces", FACE_CLASSES, "drawn faces")
     folder = data_folder() / "fer2013"
     for name in FER_FILES:
         if (folder / name).exists():
@@ -65,7 +82,7 @@ def raw_texts(profile: Profile) -> Dataset:
     Raises MissingData.
     """
     if profile.data.generated:
-        return readers.read_table(sample.FOLDER / "emotion", text="text", classes=TEXT_CLASSES, name="built sentences")
+        return readers.read_table(SAMPLE / "emotion", text="text", classes=TEXT_CLASSES, name="built sentences")
     folder = data_folder() / "emotion"
     source = folder if folder.is_dir() else EMOTION_HUB
     try:
@@ -100,7 +117,7 @@ def genuine(profile: Profile) -> Dataset:
     MSED from EMOLIB_DATA/msed; in `sample` drawn faces with sentences, sincere or ironic. Raises MissingData.
     """
     if profile.data.generated:
-        return sample.ironic()
+        return read_drawn("ironic", ("sincere", "ironic"), "drawn faces with built sentences, sincere or ironic")
     data = msed()
     leak = audit.leaks(data)
     source = f"{data.source}, {leak.sum()} Training pairs with a duplicate in validation or test left out"
@@ -132,18 +149,14 @@ def captioned(profile: Profile) -> Dataset:
     """
     count, classes = profile.generality.pairs, ("pair",)
     if profile.data.generated:
-        images, texts, who = sample.captioned(np.random.default_rng(77), count)
-        texts, extras = column(texts), {"tags": np.stack([who.glasses, who.beard, who.long_hair], 1).astype(int)}
-        source = "drawn people with captions"
-    else:
-        test = msed().part("test")
-        test = test.select(np.random.default_rng(0).permutation(len(test))[:count])
-        images, texts, extras = test.images, test.extras["caption"], {"desire": test.extras["desire"]}
-        if len(empty := np.flatnonzero([not text.strip() for text in texts])):
-            raise DataError(f"MSED, test: the caption of item {test.ids[empty[0]]} is empty, wanted a sentence")
-        source = f"MSED test, {len(test)} pairs"
-    n = len(texts)
-    return Dataset(np.arange(n), np.zeros(n, int), np.full(n, "test"), classes, source, images, texts, extras)
+        return read_drawn("captioned", classes, "drawn people with captions").select(slice(count))
+    test = msed().part("test")
+    test = test.select(np.random.default_rng(0).permutation(len(test))[:count])
+    texts, n = test.extras["caption"], len(test)
+    if len(empty := np.flatnonzero([not text.strip() for text in texts])):
+        raise DataError(f"MSED, test: the caption of item {test.ids[empty[0]]} is empty, wanted a sentence")
+    split, extras = np.full(n, "test"), {"desire": test.extras["desire"]}
+    return Dataset(np.arange(n), np.zeros(n, int), split, classes, f"MSED test, {n} pairs", test.images, texts, extras)
 
 
 @once
@@ -154,7 +167,7 @@ def other_texts(profile: Profile) -> Dataset:
     """
     if profile.data.generated:
         name = "built sentences of other frames"
-        return readers.read_table(sample.FOLDER / "other", text="text", classes=SHARED_CLASSES, name=name)
+        return readers.read_table(SAMPLE / "other", text="text", classes=SHARED_CLASSES, name=name)
     folder = data_folder() / "goemotions"
     if (folder / "labels.txt").exists():
         return official.read_goemotions(folder)

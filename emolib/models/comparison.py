@@ -32,6 +32,7 @@ NAMES = {
     "tuned": "both encoders fine-tuned",
 }  # fmt: skip
 OWN_NULL = {"attention": "product on tokens", "tuned": "product of fine-tuned"}  # of kinds that see other features
+TUNED = ("image-tuned", "text-tuned", "tuned")
 Records = dict[str, Predictions]  # of one set of pairs, by kind: `fusion.KINDS`, "image-tuned", "text-tuned", "tuned"
 
 
@@ -294,8 +295,12 @@ def recorded(load: Callable[[str], Result]) -> tuple[Records, Records, Records]:
     for modality, name in (("image", f"faces/{tables.best_method(load)}"), ("text", "texts/clip-tuned")):
         matched[f"{modality}-tuned"] = fusion.pairs_of(load(name), listed, modality)
     with suppress(MissingRecord):
-        genuine = {kind: load(f"genuine/{kind}") for kind in (*fusion.KINDS, "image-tuned", "text-tuned", "tuned")}
+        genuine = {kind: load(f"genuine/{kind}") for kind in fusion.KINDS}
         masked = {k: v if k.startswith("image") else load(f"genuine-masked/{k}") for k, v in genuine.items()}
+    for name, kept in (("genuine", genuine), ("genuine-masked", masked)):
+        with suppress(MissingRecord):  # fine-tuning on them is a larger step, recorded by itself
+            tuned = {kind: load(f"{name if kind != 'image-tuned' else 'genuine'}/{kind}") for kind in TUNED}
+            kept |= tuned if kept else {}
     return genuine, masked, matched
 
 
@@ -313,7 +318,7 @@ def headlines(load: Callable[[str], Result]) -> pd.DataFrame:
     if not genuine:
         return rows
     named = systems(genuine)
-    chosen = {name: named[name].test for name in ("text alone", "product", "both encoders fine-tuned")}
+    chosen = {n: named[n].test for n in ("image alone", "text alone", "product", "both encoders fine-tuned") if n in named}
     return pd.concat([tables.scores(chosen).assign(**{"test items": "genuine pairs"})[list(rows)], rows], ignore_index=True)
 
 

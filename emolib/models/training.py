@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast_object_list, set_seed
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
@@ -130,6 +130,8 @@ def moving_average(decay: float):
     """Exponential moving average of the weights whose decay rises to `decay`, so that the random start is soon forgotten."""
 
     def update(averaged, current, count):
+        if not averaged[0].is_floating_point():  # torch would truncate an average of whole numbers: token positions move
+            return [a.copy_(c) for a, c in zip(averaged, current, strict=True)]
         get_ema_multi_avg_fn(min(decay, (1 + int(count)) / (10 + int(count))))(averaged, current, count)
 
     return update
@@ -191,7 +193,8 @@ def fit(
         rng = np.random.default_rng([seed, epoch])  # a fresh stream an epoch: nothing random has to be saved
         set_seed(seed * 1000 + epoch)
         mean = train_epoch(run, train, epoch, rng)
-        run.history.append({"train_loss": mean} | judge(run, validation, epoch / config.epochs))
+        # What the first process found decides for all, or one of them might stop while the others wait for it.
+        run.history += broadcast_object_list([{"train_loss": mean} | judge(run, validation, epoch / config.epochs)])
         if best_epoch(run.history) == epoch:
             run.best = {k: v.detach().clone() for k, v in learned(run.judged).items()}
         if path and run.acc.is_main_process:

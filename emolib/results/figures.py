@@ -201,9 +201,11 @@ def k_shot(kinds: dict[str, tuple[Facts, float, float]], title: str | None = Non
         k, scores = [r["k"] for r in rows], 100 * np.array([r["test"] for r in rows])
         ax.plot(k, scores.mean(1), "o-", color=LINES[0])
         ax.plot(np.repeat(k, scores.shape[1]), scores.ravel(), ".", color=LINES[0], alpha=0.35)
-        for value, words, colour in ((zero, "zero-shot", LINES[1]), (whole, "probe on all items", "0.35")):
+        for value, other, words, colour in ((zero, whole, "zero-shot", LINES[1]), (whole, zero, "probe on all items", "0.35")):
             ax.axhline(100 * value, color=colour, ls="--")
-            ax.annotate(f"{words} {100 * value:.1f}", (k[0], 100 * value), (0, 3), textcoords="offset points", color=colour)
+            above = value >= other  # the two may lie close together
+            where = {"xytext": (0, 3 if above else -3), "va": "bottom" if above else "top"}
+            ax.annotate(f"{words} {100 * value:.1f}", (k[0], 100 * value), textcoords="offset points", color=colour, **where)
         enough = [r["k"] for r in rows if min(r["test"]) > zero]
         first = f"every draw beats words from {enough[0]}" if enough else "no number beats words in every draw"
         ax.set(xscale="log", xlabel="labelled items per class", ylabel="test accuracy (%)", title=f"{name}: {first}")

@@ -1,9 +1,7 @@
 import numpy as np
 
-from emolib.data import drawing
 
-
-def test_drawn_features_change_the_picture_where_they_should():
+def test_drawn_features_change_the_picture_where_they_should(drawing):
     """Each named feature darkens or lights its own region and little else."""
     who = drawing.people(np.random.default_rng(0), 1)
     still = np.zeros((1, len(drawing.UNITS)))
@@ -24,7 +22,7 @@ def test_drawn_features_change_the_picture_where_they_should():
         assert moved[region].sum() > 1.5 * moved[other].sum() and moved.max() > 40, unit
 
 
-def test_one_person_shows_every_expression():
+def test_one_person_shows_every_expression(drawing):
     faces = {name: drawing.face(action) for name, action in drawing.ACTION_UNITS.items()}
     assert np.array_equal(faces["sad"], drawing.face(drawing.ACTION_UNITS["sad"]))
     for name, face in faces.items():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from emolib import profiles
-from emolib.data import audit, official, sample, sets
+from emolib.data import audit, official, sets
 from emolib.data.dataset import MissingData
 
 SAMPLE, MINI = profiles.get("sample"), profiles.get("mini")
@@ -45,10 +45,10 @@ def test_another_folder_is_read_anew(monkeypatch, tmp_path):
         assert sets.raw_texts(MINI).texts[0] == text and sets.raw_texts(MINI) is sets.raw_texts(MINI)
 
 
-def test_ironic_pairs_are_told_by_no_single_modality():
+def test_ironic_pairs_are_told_by_no_single_modality(maker):
     data = sets.genuine(SAMPLE)
     assert data.counts().sum(1).tolist() == [600, 100, 300]
-    glad = np.array([any(w in t for w in sample.CUES["joy"]) for t in data.texts])
+    glad = np.array([any(w in t for w in maker.CUES["joy"]) for t in data.texts])
     assert abs(data.labels[glad].mean() - 0.5) < 0.06 and abs(data.labels.mean() - 0.5) < 0.05
 
 

@@ -12,6 +12,7 @@ from emolib.data.pairing import DAMAGES, DROPS
 from emolib.models import comparison, fusion
 from emolib.models.comparison import NAMES
 from emolib.results.predictions import Facts
+from emolib.results.tables import ACCURACY
 
 N, SPLIT = 600, np.repeat(["validation", "test"], 600)
 
@@ -63,6 +64,8 @@ def test_each_system_is_held_against_the_experts_that_see_what_it_sees(found):
     )
     assert set(nulls.values()) == {"product"} and not set(nulls) & set(comparison.NULLS) and len(nulls) == 9
     assert row(frame, "cross-attention").points < -0.05 < row(frame, "perceptron on both").points
+    bare = comparison.systems({kind: p for kind, p in found.items() if not kind.endswith("tuned")})
+    assert not any("fine-tuned" in name for name in bare) and len(bare) == 11, "fine-tuning need not be recorded"
 
 
 def test_better_and_worse_need_interval_and_corrected_p():
@@ -100,9 +103,9 @@ def test_an_interval_over_pairings_covers_images_and_texts():
         mean, (low, high), p = comparison.over_pairings(values, pairings, labels)
         assert mean == pytest.approx(values.mean()) and p < 1e-9
         assert (high - low) / 2 == pytest.approx(1.96 * np.sqrt(mean * (1 - mean) / 400), rel=0.15)
-    both = (np.tile(of_image, (50, 1)).astype(float) + of_text[pairings]) / 2
+    both = (np.tile(of_image, (50, 1)).astype(float) + of_image[pairings]) / 2  # alike on both sides, but drawn apart
     low, high = comparison.over_pairings(both, pairings, labels)[1]
-    assert (high - low) / 2 == pytest.approx(1.96 * np.sqrt((of_image.var() + of_text.var()) / 4 / 400), rel=0.15)
+    assert (high - low) / 2 == pytest.approx(1.96 * np.sqrt(of_image.var() / 2 / 400), rel=0.15)
     assert comparison.over_pairings(both * 0, pairings, labels) == (0.0, (0.0, 0.0), 1.0)
 
 
@@ -166,6 +169,7 @@ def test_families_and_readme_rows_carry_means_over_pairings(found, monkeypatch):
     assert line["product %"].startswith(f"{mean:.1f} (") and line.iloc[0] == "ours"
     monkeypatch.setattr(comparison, "recorded", lambda load: (found, found, found))
     rows = comparison.headlines(None)
-    assert rows["test items"].tolist() == ["genuine pairs"] * 3 + ["matched pairs"] and rows["n"].tolist() == [N] * 4
-    assert rows.iloc[3, 2].startswith(f"{mean:.1f} (")
+    genuine, matched = rows[rows["test items"] == "genuine pairs"], rows[rows["test items"] == "matched pairs"]
+    assert {"product", "both encoders fine-tuned"} <= set(genuine["system"]) and (rows["n"] == N).all()
+    assert len(matched) == 1 and matched.iloc[0][ACCURACY].startswith(f"{mean:.1f} (")
     assert "Fusion, matched" in comparison.long_tables(None)

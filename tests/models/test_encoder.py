@@ -16,7 +16,6 @@ from PIL import Image
 from emolib import profiles, store
 from emolib.data.dataset import DataError, column
 from emolib.models import encoder as module
-from emolib.models import pretraining
 from emolib.models.encoder import MissingModel, load
 from emolib.profiles import ROOT, Clip, get
 
@@ -31,8 +30,9 @@ def clip(folder, **options):
 def checkpoints(tmp_path_factory):
     """Three kinds of dual encoder in transformers' format, with random weights: CLIP, SigLIP, ViT + BERT."""
     folder = tmp_path_factory.mktemp("checkpoints")
-    _, tokenizer, processor = pretraining.untrained(["a photo of a happy person with glasses"] * 3)
-    shutil.copytree(pretraining.FOLDER, folder / "clip")
+    tiny = ROOT / get("sample").clip.source
+    tokenizer, processor = (kind.from_pretrained(tiny) for kind in (transformers.CLIPTokenizer, transformers.CLIPImageProcessor))
+    shutil.copytree(tiny, folder / "clip")
     torch.manual_seed(1)
     size = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2}
     text = size | {"vocab_size": len(tokenizer), "max_position_embeddings": 64}

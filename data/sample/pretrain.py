@@ -1,26 +1,26 @@
 """How the sample's dual encoder was made: CLIP's layout in a quarter of a million parameters, on drawn people with captions.
 
-`python -m emolib sample --clip` makes it anew in some minutes. It has never seen an item of the emotion sets, nor a label.
+`python data/sample/pretrain.py` makes it anew in some minutes. It has never seen an item of the emotion sets, nor a label.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import make
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-from emolib.data import sample
-from emolib.data.drawing import SIDE
 from emolib.data.labels import TEXT_CLASSES
+from emolib.data.pictures import SIDE
 from emolib.models import training
 from emolib.models.encoder import Encoder, stacked, unit
 from emolib.profiles import ROOT, Fit, Work
 
-FOLDER = sample.FOLDER / "clip-tiny"
+FOLDER = make.FOLDER / "clip-tiny"
 PEOPLE, HELD_OUT, WORDS = 24_000, 256, 600
 FIT = Fit(epochs=16, batch_size=128, learning_rate=2e-3, weight_decay=0.05, warmup=0.1, label_smoothing=0.0, patience=99)
 
@@ -58,7 +58,7 @@ def both_ways(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float
 def untrained(captions: list[str]) -> tuple[CLIPModel, CLIPTokenizer, CLIPImageProcessor]:
     """The parts before training; the vocabulary is that of captions and of freshly built sentences."""
     rng = np.random.default_rng(5)
-    corpus = captions + [sample.sentence(rng, label) for label in rng.integers(0, len(TEXT_CLASSES), 4000)]
+    corpus = captions + [make.sentence(rng, label) for label in rng.integers(0, len(TEXT_CLASSES), 4000)]
     tokenizer = CLIPTokenizer(model_max_length=77).train_new_from_iterator(corpus, vocab_size=WORDS)
     ends = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     size = {"hidden_size": 64, "intermediate_size": 192, "num_attention_heads": 4, "projection_dim": 48}
@@ -72,9 +72,9 @@ def untrained(captions: list[str]) -> tuple[CLIPModel, CLIPTokenizer, CLIPImageP
     return CLIPModel(config), tokenizer, CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size=square, **means)
 
 
-def make(folder: Path = FOLDER) -> None:
+def main(folder: Path = FOLDER) -> None:
     """Pretrain and write the encoder to a folder that `CLIPModel.from_pretrained` reads."""
-    images, captions, _ = sample.captioned(np.random.default_rng(6), PEOPLE + HELD_OUT)
+    images, captions, _ = make.captioned(np.random.default_rng(6), PEOPLE + HELD_OUT)
     encoder = Encoder(*untrained(captions), name="clip-tiny")
     train, held_out = (Captions(images[rows], captions[rows], encoder) for rows in (slice(PEOPLE), slice(PEOPLE, None)))
     work = Work("float32", folder=ROOT / "runs" / "clip-tiny", step="clip-tiny")
@@ -83,3 +83,7 @@ def make(folder: Path = FOLDER) -> None:
     for part in (fitted.model.model, encoder.tokenizer, encoder.processor):
         part.save_pretrained(folder)
     work.checkpoint(0).unlink()
+
+
+if __name__ == "__main__":
+    main()

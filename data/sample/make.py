@@ -1,25 +1,28 @@
 """The generated world: drawn faces and built sentences with the schema, the splits and the *defects* of the real sets.
 
-No network, no licence, no person. `python -m emolib sample` writes data/sample; the arrays are the same bit for bit
-whenever they are made. Faces are drawn from action units (`drawing`), sentences come from a grammar.
+No network, no licence, no person. `python data/sample/make.py` writes the files beside it, which emolib only reads; the
+arrays are the same bit for bit whenever they are made. Faces are drawn from action units (`drawing`), sentences come from a
+grammar.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from drawing import ACTION_UNITS, UNITS, People, draw, face, people, units
+from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from emolib import store
 from emolib.data import audit
 from emolib.data.dataset import Dataset, column
-from emolib.data.drawing import SIDE, UNITS, People, draw, people, units
 from emolib.data.labels import FACE_CLASSES, FERPLUS_COLUMNS, FERPLUS_TO_FACE, SHARED_CLASSES, SPLITS, TEXT_CLASSES
-from emolib.profiles import ROOT
+from emolib.data.pictures import SIDE
 
-FOLDER = ROOT / "data" / "sample"
+FOLDER = Path(__file__).resolve().parent
 SIZES = (1500, 400, 400)
 _SHARES = (0.14, 0.05, 0.14, 0.25, 0.17, 0.11, 0.14)  # of the face classes, after FER-2013 (disgust less rare)
 # Who is mistaken for whom, by annotators and by the label.
@@ -92,8 +95,8 @@ _AFFECT = {
 def captioned(rng: np.random.Generator, n: int) -> tuple[np.ndarray, list[str], People]:
     """Faces with captions that name what is seen, and now and then a feeling: (n, 48, 48) uint8, n sentences, n people.
 
-    For contrastive pre-training: other people than the emotion set's, made on the fly, never stored. Six in ten faces
-    show an emotion, the others a random mixture of action units, so that the words for parts do not hang on emotions.
+    Other people than the emotion set's, for contrastive pretraining and to measure retrieval on. Six in ten faces show an
+    emotion, the others a random mixture of action units, so that the words for parts do not hang on emotions.
     """
     who, labels = people(rng, n), rng.integers(0, len(FACE_CLASSES), n)
     action, strength = units(rng, labels)
@@ -246,30 +249,52 @@ def _plant(rng: np.random.Generator, data: Dataset) -> dict:
     return planted
 
 
-def make(folder: Path = FOLDER) -> None:
-    """Write the generated world: emotion/ and other/{train,val,test}.txt, fer2013/faces.npz and planted.json."""
+def write_lines(path: Path, texts: Sequence[str], labels: np.ndarray) -> None:
+    """Sentences as `text;label`, one a line."""
+    lines = [f"{text};{TEXT_CLASSES[label]}" for text, label in zip(texts, labels, strict=True)]
+    store.write_text(path, "\n".join(lines) + "\n")
+
+
+def write_pictures(path: Path, data: Dataset) -> None:
+    """What `emolib.data.sets.read_drawn` reads: pixels, labels, split (numbers of `SPLITS`), texts if any, and extras."""
+    arrays = {"pixels": data.images, "labels": data.labels.astype(np.int8)}
+    arrays |= {key: values.astype(np.int8) for key, values in data.extras.items()}
+    arrays["split"] = np.array([SPLITS.index(s) for s in data.split], dtype=np.int8)
+    if data.texts is not None:
+        arrays["texts"] = data.texts.astype(str)
+    with store.atomic(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def make_captioned() -> Dataset:
+    """150 drawn people with captions; tags (150, 3): glasses, beard, long hair."""
+    n = 150
+    pixels, captions, who = captioned(np.random.default_rng(77), n)
+    tags, split = np.stack([who.glasses, who.beard, who.long_hair], 1).astype(int), np.full(n, "test")
+    source = "drawn people with captions"
+    return Dataset(np.arange(n), np.zeros(n, int), split, ("pair",), source, pixels, column(captions), {"tags": tags})
+
+
+def main(folder: Path = FOLDER) -> None:
+    """Write the generated world into a folder; all but the encoder (`pretrain`)."""
     sentences, twice = make_texts()
-    for split, name in zip(SPLITS, ("train", "val", "test"), strict=True):
-        part = sentences.part(split)
-        lines = [f"{text};{TEXT_CLASSES[label]}" for text, label in zip(part.texts, part.labels, strict=True)]
-        store.write_text(folder / "emotion" / f"{name}.txt", "\n".join(lines) + "\n")
     rng = np.random.default_rng(3)
-    for name, count in (("train", 20), ("val", 20), ("test", 400)):
+    for split, name, count in zip(SPLITS, ("train", "val", "test"), (20, 20, 400), strict=True):
+        part = sentences.part(split)
+        write_lines(folder / "emotion" / f"{name}.txt", part.texts, part.labels)
         labels = rng.choice([TEXT_CLASSES.index(c) for c in SHARED_CLASSES], count)
-        lines = [f"{sentence(rng, label, _OTHER_FRAMES)};{TEXT_CLASSES[label]}" for label in labels]
-        store.write_text(folder / "other" / f"{name}.txt", "\n".join(lines) + "\n")
+        write_lines(folder / "other" / f"{name}.txt", [sentence(rng, label, _OTHER_FRAMES) for label in labels], labels)
     drawn, defects = make_faces()
-    with store.atomic(folder / "fer2013" / "faces.npz") as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(
-            file, pixels=drawn.images, labels=drawn.labels.astype(np.int8), votes=drawn.extras["votes"].astype(np.int8),
-            split=np.array([SPLITS.index(s) for s in drawn.split], dtype=np.int8),
-        )  # fmt: skip
+    n = len(FACE_CLASSES)
+    pixels = np.stack([face(ACTION_UNITS[name]) for name in FACE_CLASSES])
+    demo = Dataset(np.arange(n), np.arange(n), np.full(n, "test"), FACE_CLASSES, "one drawn person", pixels)
+    made = {"fer2013/faces": drawn, "ironic": ironic(), "captioned": make_captioned(), "demo": demo}
+    for name, data in made.items():
+        write_pictures(folder / f"{name}.npz", data)
+    with store.atomic(folder / "face.png") as temporary:
+        Image.fromarray(pixels[FACE_CLASSES.index("happy")]).save(temporary, "PNG")
     store.write_text(folder / "planted.json", json.dumps({"texts": twice, "faces": defects}, indent=1) + "\n")
 
 
-def read_faces(folder: Path = FOLDER / "fer2013") -> Dataset:
-    """The drawn faces that `make` wrote, with their votes."""
-    with np.load(folder / "faces.npz", allow_pickle=False) as file:
-        n, split = len(file["labels"]), np.array(SPLITS)[file["split"]]
-        votes = {"votes": file["votes"].astype(int)}
-        return Dataset(np.arange(n), file["labels"].astype(int), split, FACE_CLASSES, "drawn faces", file["pixels"], extras=votes)
+if __name__ == "__main__":
+    main()
