@@ -47,4 +47,4 @@ sample: setup ## make the embedded sample anew (not its encoder: data/sample/pre
 	$(BIN)/python data/sample/make.py
 
 clean: ## delete runs and caches (records and figures stay)
-	rm -rf runs data/cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf runs data/cache .pytest_cache .ruff_cache notebooks/.ruff_cache .hypothesis

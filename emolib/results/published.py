@@ -38,8 +38,8 @@ FACES = (
     Published("VGGNet (Khaireddin 2021)", 73.28, 3589, "**PublicTest**, tuned on PrivateTest, ten-crop", "arXiv:2105.03588 and its code"),
     Published("EmoNeXt-XLarge (El Boudouri 2023)", 76.12, 3589, "PrivateTest, ten-crop, ImageNet-22k", "summary of arXiv:2501.08199"),
     Published("ensemble of 7 networks", 76.82, 3589, "PrivateTest", "phamquiluan/ResidualMaskingNetwork, README"),
-    Published("CLIP ViT-B/32, image tower fine-tuned", 71.61, 7178, "Public + Private", "tanganke/fusion_bench, docs"),
-    Published("CLIP ViT-L/14, image tower fine-tuned", 77.01, 7178, "Public + Private", "nik-dim/tall_masks, results"),
+    Published("CLIP ViT-B/32, image encoder fine-tuned", 71.61, 7178, "Public + Private", "tanganke/fusion_bench, docs"),
+    Published("CLIP ViT-L/14, image encoder fine-tuned", 77.01, 7178, "Public + Private", "nik-dim/tall_masks, results"),
 )  # fmt: skip
 
 _LAION, _MIEB = "LAION CLIP_benchmark, benchmark.csv", "embeddings-benchmark/results, FER2013ZeroShot"

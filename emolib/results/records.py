@@ -163,8 +163,9 @@ def recorded(run: Run) -> str:
     made = [about["made"] for about in abouts(run)]
     if not made:
         return ""
-    parts = [", ".join(sorted({m[key] for m in made})) for key in ("date", "device", "commit")]
-    return f" (made {parts[0]} on {parts[1]}, code {parts[2]})"
+    dates, devices, commits = (sorted({m[key] for m in made}) for key in ("date", "device", "commit"))
+    by = f"code {commits[0]}" if len(commits) == 1 else f"by {len(commits)} versions of the code, which the records name"
+    return f" (made {dates[0]}{f' to {dates[-1]}' if len(dates) > 1 else ''} on {', '.join(devices)}, {by})"
 
 
 def describe(function: Callable, arguments: tuple) -> dict:

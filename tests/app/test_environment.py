@@ -70,14 +70,15 @@ def test_files_are_small():
     assert {path.name: n for path in FILES if (n := len(path.read_text().splitlines())) > 350} == {}
 
 
-@pytest.mark.parametrize("number", ["01", "02", "05"])
-def test_what_a_published_page_imports_holds_no_torch(number):
-    (path,) = (ROOT / "notebooks").glob(f"{number}_*.ipynb")
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_imports_of_a_page_are_quiet_and_mostly_without_torch(path):
+    """Under a kernel without widgets; pages 3 and 4 have a small live computation, the others replay without torch."""
     start = next(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.id == "start")
-    lines = "\n".join(ast.unparse(n) for n in ast.parse(start).body if isinstance(n, ast.Import | ast.ImportFrom))
-    code = f"import sys\n{lines}\nprint('torch' in sys.modules)"
+    lines = [ast.unparse(n) for n in ast.parse(start).body if isinstance(n, ast.Import | ast.ImportFrom)]
+    kernel = "import sys, ipykernel.zmqshell; sys.modules['ipywidgets'] = None"
+    code = "\n".join([kernel, *lines, "import tqdm.auto; print('torch' in sys.modules)"])
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+    assert done.stderr == "" and (done.stdout.strip() == "False" or path.name[:2] in ("03", "04"))
 
 
 def test_nothing_is_unpickled_and_no_foreign_code_is_run():
@@ -86,11 +87,3 @@ def test_nothing_is_unpickled_and_no_foreign_code_is_run():
         assert not re.search(r"\bpickle\.|torch\.(save|load)\(|allow_pickle=True|trust_remote_code=True", text), path
         loads = re.findall(r"Auto\w+\.from_pretrained\(", text)
         assert not loads or "trust_remote_code" in text, f"{path}: say trust_remote_code=False"
-
-
-def test_a_notebook_without_widgets_is_not_warned():
-    kernel = "import sys, ipykernel.zmqshell; sys.modules['ipywidgets'] = None"
-    for first, silent in (("", False), ("import emolib; ", True)):
-        code = f"{kernel}; {first}import tqdm.auto"
-        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-        assert ("IProgress not found" not in done.stderr) == silent
