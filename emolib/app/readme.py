@@ -23,8 +23,10 @@ BADGE = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.
 def written(run: Run) -> dict[str, str]:
     """Name and text of the two files. Raises ValueError for a marker that README.md lacks."""
     pages = {path: short_answer(path) for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))}
-    lines = [f"{int(path.name[:2])}. [{title(path)}](notebooks/{path.name}): {first_sentence(pages[path])}" for path in pages]
-    longer = "\n\n".join(answer for path, answer in pages.items() if path.name[:2] in ("04", "05"))
+    main = [path for path in pages if path.name[:2] in ("04", "05")]  # their answers are the README's
+    found = {path: "see above." if path in main else first_sentence(pages[path]) for path in pages}
+    lines = [f"{int(path.name[:2])}. [{title(path)}](notebooks/{path.name}): {found[path]}" for path in pages]
+    longer = "\n\n".join(pages[path] for path in main)
     parts = {"answers": longer, "findings": "\n".join(lines), "results": results(run.load)}
     if address := repository():
         parts["colab"] = "\n".join(f"- {path.name[:2]} {badge(path.stem, address)}" for path in pages)

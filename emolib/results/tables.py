@@ -178,11 +178,11 @@ def duplicates(notes: dict) -> pd.DataFrame:
 def pairs(faces: dict, texts: dict) -> pd.DataFrame:
     """How many pairs the items of the shared classes can form in each split, each item once; from the notes of both audits."""
     rows = []
-    for i, split in enumerate(SPLITS):
-        n = {shared: min(faces["counts"][i][FACE_CLASSES.index(face)], texts["counts"][i][TEXT_CLASSES.index(shared)])
-             for face, shared in FACE_TO_SHARED.items()}  # fmt: skip
-        rows.append([split, *(n[c] for c in SHARED_CLASSES), sum(n.values())])
-    return pd.DataFrame(rows, columns=["pairs at most", *SHARED_CLASSES, "together"])
+    for face, shared in FACE_TO_SHARED.items():
+        columns = ((faces["counts"], FACE_CLASSES.index(face)), (texts["counts"], TEXT_CLASSES.index(shared)))
+        rows.append([shared, *(min(counts[i][k] for counts, k in columns) for i in range(len(SPLITS)))])
+    rows.append(["together", *(sum(column) for column in list(zip(*rows, strict=True))[1:])])
+    return pd.DataFrame(rows, columns=["pairs at most", *SPLITS])
 
 
 def terms(sources: dict[str, dict[str, list[str]]]) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """The whole sample study live, in a file of its own so that one test process runs it: today's numbers are the stored ones."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -81,6 +82,15 @@ def test_a_finished_run_is_not_computed_again_unless_fresh(live):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     assert "--fresh computes it anew" in done.stderr
     assert (copy / "records" / "texts" / "majority.json").stat().st_mtime_ns == made
+
+
+def test_the_snippet_of_the_readme_prints_what_stands_below_it(live):
+    code, printed = re.search(
+        r"```python\n(.*?)```\n\n    (.*?)\n", (ROOT / "README.md").read_text(encoding="utf8"), re.S
+    ).groups()
+    code = code.replace("runs/sample", str(live[0]))
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == printed
 
 
 def test_the_comparison_fails_where_a_number_moved():
