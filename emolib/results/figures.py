@@ -20,7 +20,7 @@ from emolib.results import metrics
 from emolib.results.predictions import Facts
 
 plt.rcParams |= {
-    "figure.dpi": 160, "font.size": 9, "axes.titlesize": 10, "axes.titlelocation": "left", "axes.spines.top": False,
+    "figure.dpi": 150, "font.size": 9, "axes.titlesize": 10, "axes.titlelocation": "left", "axes.spines.top": False,
     "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "legend.frameon": False,
     "figure.constrained_layout.use": True, "figure.titlesize": 10,
 }  # fmt: skip

@@ -11,6 +11,7 @@ import pytest
 from emolib import profiles
 from emolib.app import publish, readme
 from emolib.profiles import ROOT
+from emolib.results.records import Run
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 # Headless browsers keep a least width of some 500 pixels, so the page is looked at through a frame of a phone's width.
@@ -117,8 +118,12 @@ def test_publishing_writes_pages_figures_and_texts_and_removes_what_is_stale(stu
     assert {p.name for p in (study / "figures").iterdir()} == {"04-cell.png", "07-other.png"}
     text, results = (study / "README.md").read_text(), (study / "RESULTS.md").read_text()
     assert text.startswith("# R\n") and "\nold\n" not in text and "| system |" in text and text.endswith("-->\nend\n")
+    assert "-->\nYes, 1.5 of 2. More follows.\n<!--" in text and "\n4. [A title](notebooks/04_a.ipynb): see above.\n<!--" in text
+    other = study / "notebooks" / "03_b.ipynb"
+    other.write_bytes(path.read_bytes())
     assert (
-        "-->\nYes, 1.5 of 2. More follows.\n<!--" in text and "\n4. [A title](notebooks/04_a.ipynb): Yes, 1.5 of 2.\n<!--" in text
+        "3. [A title](notebooks/03_b.ipynb): Yes, 1.5 of 2.\n"
+        in readme.written(Run("publish", profiles.get("mini"), True))["README.md"]
     )
     assert f"`{profiles.get('published').replays}`" in results and "| **" in results
 

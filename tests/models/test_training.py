@@ -32,6 +32,8 @@ class Points(training.Batches):
         noise = 0
         if rng is not None:
             if self.end and progress > 0.55:
+                if self.end == signal.SIGINT:  # which shells ignore in what they start in the background
+                    raise KeyboardInterrupt
                 signal.raise_signal(self.end)
             noise = rng.normal(0, 0.1, (len(rows), 3))
             self.asked.append((float(noise[0, 0]), float(torch.rand(1))))

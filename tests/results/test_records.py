@@ -197,7 +197,8 @@ def test_systems_of_a_set_saw_the_same_data(profile, kind):
     found = {}
     for name in records.names(records.RECORDS / profile):
         record = committed(profile).load(name)
-        if name.startswith(kind) and isinstance(record, Predictions) and not name.endswith("-unclean"):
+        part = name.endswith("-unclean") or (name.startswith("genuine") and name.endswith("tuned"))  # one modality, fewer columns
+        if name.startswith(kind) and isinstance(record, Predictions) and not part:
             found[name] = (record.fingerprint, record.labels.tobytes(), record.ids.tobytes())
     assert len(set(found.values())) <= 1, {name: value[0][:12] for name, value in found.items()}
 

@@ -81,7 +81,7 @@ def test_duplicates_pairs_and_terms_show_an_audits_notes():
     assert frame["exact duplicates"].tolist() == [0, 1, 2, 20, 20, 20] and frame["near duplicates"].tolist()[3:] == [30, 31, 32]
     assert report.cell(frame["near duplicates"][0]) == "–"
     faces, texts = {"counts": [[1, 2, 3, 4, 5, 6, 7]] * 3}, {"counts": [[9, 9, 9, 9, 2, 9]] * 3}
-    assert tables.pairs(faces, texts).iloc[2].tolist() == ["test", 1, 2, 4, 5, 6, 18]
+    assert tables.pairs(faces, texts)["test"].tolist() == [1, 2, 4, 5, 6, 18]
     frame = tables.terms({"one": {"a": ["x", "y"], "b": []}, "two": {"a": ["z"]}})
     assert frame.to_numpy().tolist() == [["a", "x, y", "z"], ["b", "", ""]]
 
