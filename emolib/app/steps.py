@@ -1,6 +1,8 @@
-"""The steps of the notebooks that make a classifier of what was fine-tuned: write it with its card, check it, try it out."""
+"""The steps of the fusion page, which load torch only when they compute: train fusions, write and try the classifier."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 
@@ -9,7 +11,7 @@ from emolib.data.dataset import Dataset
 from emolib.data.labels import FACE_CLASSES, TEXT_CLASSES
 from emolib.models import fusion
 from emolib.models.fusion import Experts
-from emolib.profiles import Work
+from emolib.profiles import Clip, Fusion, Tuning, Work
 from emolib.results import report, tables
 from emolib.results.predictions import Facts, Predictions, facts
 
@@ -24,6 +26,28 @@ have no demographic data, so no error can be given for a group of people. Nothin
 5(1)(f)); other emotion recognition from biometric data is high-risk. The terms of the data and of the encoder apply to these
 weights.
 """
+
+
+def load_encoder(clip: Clip, precision: str):
+    """The dual encoder of a profile, see `encoder.load`; imports torch only now."""
+    from emolib.models import encoder
+
+    return encoder.load(clip, precision)
+
+
+def tune(encoder, pairs: Dataset, modality: str, config: Tuning, *, work: Work = Work()) -> Predictions:
+    """Fine-tune the encoder on what pairs show ("image", "text" or "both"), from a linear probe on: see `tuning.tune`."""
+    from emolib.models import tuning
+
+    hidden = {name: None for m, name in (("image", "images"), ("text", "texts")) if modality not in (m, "both")}
+    return tuning.tune(encoder, replace(pairs, **hidden), "lpft", config, None, work=work)
+
+
+def learn(encoder, pairs: Dataset, kind: str, config: Fusion, matched: bool, *, work: Work = Work()) -> Predictions:
+    """Train one fusion of `KINDS` on the frozen features of pairs, once per seed: see `fusion_networks.learn`."""
+    from emolib.models import fusion_networks
+
+    return fusion_networks.learn(encoder, pairs, kind, config, matched, work)
 
 
 def assemble(encoder, models: dict[str, str], experts: Experts | None, own: dict[str, tuple[str, ...]], work: Work):

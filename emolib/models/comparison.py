@@ -305,21 +305,25 @@ def recorded(load: Callable[[str], Result]) -> tuple[Records, Records, Records]:
 
 
 def headlines(load: Callable[[str], Result]) -> pd.DataFrame:
-    """Rows on pairs for `tables.results`: genuine ones, and the best product on matched ones, over all pairings."""
+    """Rows on pairs for `tables.results`: genuine ones, and the fine-tuned product on matched ones, over all pairings."""
+    columns = ["test items", "system", ACCURACY, tables.MACRO_F1, "n", "seeds"]
+    rows = []
+    with suppress(MissingRecord):  # genuine pairs are left out where they were not at hand
+        two = fusion.experts(load("genuine/image"), load("genuine/text"))
+        chosen = {"image alone": two.image.test, "text alone": two.text.test, NULL: two.fused().test}
+        with suppress(MissingRecord):
+            chosen[NAMES["tuned"]] = fusion.calibrated(load("genuine/tuned")).test
+        rows += [["genuine pairs", *row] for row in tables.scores(chosen).drop(columns="ECE %").to_numpy().tolist()]
     try:
-        genuine, _, matched = recorded(load)
+        tuned = load(f"faces/{tables.best_method(load)}"), load("texts/clip-tuned")
+        experts, count = on_pairs(*tuned, load("pairs/matched")), len(load("pairs/gate").arrays["repaired"])
     except MissingRecord as gap:
-        return pd.DataFrame([["pairs", "fusion", str(gap)]], columns=["test items", "system", ACCURACY], dtype=object)
-    experts, labels = nulls(matched)["product of fine-tuned"], matched["image"].test.labels
-    pairings = fusion.repairings(labels, len(matched["gate"].arrays["repaired"]))
+        return pd.DataFrame([*rows, ["matched pairs", "fusion", str(gap), None, None, None]], columns=columns, dtype=object)
+    labels = experts.image.test.labels
+    pairings = fusion.repairings(labels, count)
     value, ends, _ = over_pairings(experts.repaired(NULL, pairings) == labels, pairings, labels)
-    cells = ["matched pairs", "product of fine-tuned", f"{percent(value)} ({interval(ends)})", None, len(labels), 1]
-    rows = pd.DataFrame([cells], columns=["test items", "system", ACCURACY, tables.MACRO_F1, "n", "seeds"], dtype=object)
-    if not genuine:
-        return rows
-    named = systems(genuine)
-    chosen = {n: named[n].test for n in ("image alone", "text alone", "product", "both encoders fine-tuned") if n in named}
-    return pd.concat([tables.scores(chosen).assign(**{"test items": "genuine pairs"})[list(rows)], rows], ignore_index=True)
+    rows.append(["matched pairs", "product of fine-tuned", f"{percent(value)} ({interval(ends)})", None, len(labels), 1])
+    return pd.DataFrame(rows, columns=columns, dtype=object)
 
 
 def long_tables(load: Callable[[str], Result]) -> dict[str, pd.DataFrame]:

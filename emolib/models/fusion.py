@@ -15,9 +15,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax, xlogy
 
-from emolib.data.dataset import Dataset
 from emolib.data.labels import FACE_TO_SHARED, SHARED_CLASSES, TEXT_TO_SHARED
-from emolib.profiles import Clip, Fusion, Tuning, Work
 from emolib.results import metrics
 from emolib.results.predictions import Facts, Predictions
 
@@ -28,28 +26,6 @@ MODALITIES = ("image", "text")
 ONE, ONE_ON_TOKENS = MODALITIES, ("image-tokens", "text-tokens")
 BOTH = ("concat", "gate", "attention", "joint")
 KINDS = ONE + ONE_ON_TOKENS + BOTH
-
-
-def load_encoder(clip: Clip, precision: str):
-    """The dual encoder of a profile, see `encoder.load`; imports torch only now."""
-    from emolib.models import encoder
-
-    return encoder.load(clip, precision)
-
-
-def tune(encoder, pairs: Dataset, modality: str, config: Tuning, *, work: Work = Work()) -> Predictions:
-    """Fine-tune the encoder on what pairs show ("image", "text" or "both"), from a linear probe on: see `tuning.tune`."""
-    from emolib.models import tuning
-
-    hidden = {name: None for m, name in (("image", "images"), ("text", "texts")) if modality not in (m, "both")}
-    return tuning.tune(encoder, replace(pairs, **hidden), "lpft", config, None, work=work)
-
-
-def learn(encoder, pairs: Dataset, kind: str, config: Fusion, matched: bool, *, work: Work = Work()) -> Predictions:
-    """Train one fusion of `KINDS` on the frozen features of pairs, once per seed: see `fusion_networks.learn`."""
-    from emolib.models import fusion_networks
-
-    return fusion_networks.learn(encoder, pairs, kind, config, matched, work)
 
 
 def in_shared(probs: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:

@@ -27,7 +27,7 @@ def system(labels, probs, **arrays):
 
 
 def records(*, answers=None):
-    """What `fusion.learn` and `fusion.tune` would return: experts of a simulated world, networks that answer `answers`."""
+    """What `steps.learn` and `steps.tune` would return: experts of a simulated world, networks that answer `answers`."""
     labels, image, text, both = world(2 * N, spread=0.9)
     test = labels[N:]
     answers = both if answers is None else answers
@@ -167,9 +167,14 @@ def test_families_and_readme_rows_carry_means_over_pairings(found, monkeypatch):
     pairings = fusion.repairings(experts.image.test.labels, 20)
     mean = 100 * (experts.repaired("product", pairings) == experts.image.test.labels).mean()
     assert line["product %"].startswith(f"{mean:.1f} (") and line.iloc[0] == "ours"
-    monkeypatch.setattr(comparison, "recorded", lambda load: (found, found, found))
-    rows = comparison.headlines(None)
+    at_hand = {f"genuine/{kind}": p for kind, p in found.items()} | {"pairs/gate": found["gate"], "pairs/matched": None}
+    monkeypatch.setattr(comparison.tables, "best_method", lambda load: "best")
+    monkeypatch.setattr(comparison, "on_pairs", lambda *records: experts)
+    rows = comparison.headlines((at_hand | {"faces/best": None, "texts/clip-tuned": None}).__getitem__)
     genuine, matched = rows[rows["test items"] == "genuine pairs"], rows[rows["test items"] == "matched pairs"]
     assert {"product", "both encoders fine-tuned"} <= set(genuine["system"]) and (rows["n"] == N).all()
+    pairings = fusion.repairings(experts.image.test.labels, len(found["gate"].arrays["repaired"]))
+    mean = 100 * (experts.repaired("product", pairings) == experts.image.test.labels).mean()
     assert len(matched) == 1 and matched.iloc[0][ACCURACY].startswith(f"{mean:.1f} (")
+    monkeypatch.setattr(comparison, "recorded", lambda load: (found, found, found))
     assert "Fusion, matched" in comparison.long_tables(None)

@@ -56,7 +56,7 @@ def work(tmp_path):
 
 
 def learn(data, kind, work, *, matched=True):
-    return fusion.learn(READER, data, kind, CONFIG, matched, work=replace(work, step=f"pairs/{kind}"))
+    return networks.learn(READER, data, kind, CONFIG, matched, replace(work, step=f"pairs/{kind}"))
 
 
 def right(found):
