@@ -14,7 +14,7 @@ class Data:
     """Where the rows come from. `generated` is data/sample; otherwise the folder EMOLIB_DATA, then (texts) the Hub."""
 
     generated: bool = False
-    clean_training: bool = True  # drop Training twins of validation and test items, and constant images
+    clean_training: bool = True  # drop Training duplicates of validation and test items, and constant pictures
 
 
 @dataclass(frozen=True)
@@ -108,13 +108,13 @@ class Frozen:
 
 @dataclass(frozen=True)
 class Fusion:
-    """Networks that see both cues of a pair, on frozen features, and what is asked of them."""
+    """Networks that see both modalities of a pair, on frozen features, and what is asked of them."""
 
     fit: Fit
     seeds: tuple[int, ...] = (0, 1, 2)
     width: int = 128
     dropout: float = 0.2
-    drop: float = 0.2  # share of the training pairs that lose one cue (modality dropout)
+    drop: float = 0.2  # share of the training pairs that lose one modality (modality dropout)
     pairings: int = 200  # re-pairings of the test pairs
     emap: int = 300  # test pairs of which every face meets every text
 

@@ -31,7 +31,7 @@ SPLITS = ("train", "validation", "test")
 # Ways of fine-tuning a dual encoder, as they are called on pages.
 METHODS = {"full": "full fine-tuning", "lora": "LoRA", "lpft": "LP-FT", "flyp": "FLYP"}
 
-# Okabe-Ito, distinguishable with every common colour blindness; a text emotion and its facial twin share a colour.
+# Okabe-Ito, distinguishable with every common colour blindness; a text emotion and its facial counterpart share a colour.
 _PALETTE = {
     "anger": "#D55E00",
     "disgust": "#009E73",
