@@ -291,7 +291,7 @@ def known_pairs(found: Facts) -> Experts | None:
 def recorded(load: Callable[[str], Result]) -> tuple[Records, Records, Records]:
     """Genuine, masked and matched pairs of notebook 5; the first two are empty where they were not at hand. load: by name."""
     listed, genuine, masked = load("pairs/matched"), {}, {}
-    matched = {kind: load(f"pairs/{kind}") for kind in fusion.KINDS} | {"tuned": load("pairs/clip-tuned")}
+    matched = {kind: load(f"pairs/{kind}") for kind in fusion.KINDS}  # what was fine-tuned on them saw other rows than its null
     for modality, name in (("image", f"faces/{tables.best_method(load)}"), ("text", "texts/clip-tuned")):
         matched[f"{modality}-tuned"] = fusion.pairs_of(load(name), listed, modality)
     with suppress(MissingRecord):
@@ -322,7 +322,16 @@ def headlines(load: Callable[[str], Result]) -> pd.DataFrame:
     labels = experts.image.test.labels
     pairings = fusion.repairings(labels, count)
     value, ends, _ = over_pairings(experts.repaired(NULL, pairings) == labels, pairings, labels)
-    rows.append(["matched pairs", "product of fine-tuned", f"{percent(value)} ({interval(ends)})", None, len(labels), 1])
+    rows.append(
+        [
+            "matched pairs",
+            "product of fine-tuned",
+            f"{percent(value)} ({interval(ends)})",
+            None,
+            len(labels),
+            tables.seeds(experts.image),
+        ]
+    )
     return pd.DataFrame(rows, columns=columns, dtype=object)
 
 

@@ -94,7 +94,8 @@ class Run:
         """A record, checked: it exists, its arrays are the ones vouched for, its configuration is the step's."""
         path = self.folder / name
         about = read_about(self, name)
-        again = f"python -m emolib run --profile {about['profile']} --fresh {about['notebook'][:2]}"
+        record = " --record" if self.replays else ""
+        again = f"python -m emolib run --profile {about['profile']} --fresh{record} {about['notebook'][:2]}"
         data = path.with_suffix(".safetensors")
         if not data.exists() or hashlib.sha256(data.read_bytes()).hexdigest() != about["sha256"]:
             raise StaleRecord(f"{data} is missing or not the file that its JSON vouches for; make it anew: {again}")
@@ -256,7 +257,7 @@ def read_about(run: Run, name: str) -> dict:
             f"{name} (profile {run.profile.name}) is not recorded, and no other profile has a record of that name"
         )
     maker = json.loads(known[0].read_text(encoding="utf8"))["notebook"]
-    command = f"python -m emolib run --profile {run.profile.name} {maker[:2]}"
+    command = f"python -m emolib run --profile {run.profile.name}{' --record' if run.replays else ''} {maker[:2]}"
     raise MissingRecord(f"{name} (profile {run.profile.name}) is made by {maker}; run: {command}")
 
 
