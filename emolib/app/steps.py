@@ -104,7 +104,8 @@ def export(encoder, data: Dataset, models: str | dict, answers: Predictions | Ex
     if worst > 1e-4 or apart > 0.01:
         raise ValueError(
             f"{folder}: loaded again, its posteriors lie up to {worst:.1g} from those written (wanted 0.0001) and on average "
-            f"{apart:.1g} from the recorded ones (wanted 0.01); make the models anew: python -m emolib run --fresh 04"
+            f"{apart:.1g} from the recorded ones (wanted 0.01); make the models anew: "
+            "python -m emolib run --profile PROFILE --fresh 04"
         )
     files = sorted(path.name for path in folder.iterdir())
     return facts(data, {"files": files, "largest_difference": worst, "from_record": apart})

@@ -95,9 +95,9 @@ def calibrate(validation: Predictions) -> Calibration:
     return Calibration(float(np.exp(-best[0])), best[1:])
 
 
-def calibrated(found: Predictions) -> Predictions:
-    """The seeds' mean posterior as one system, calibrated on its own validation items; arrays are left out."""
-    probs = calibrate(found.validation)(found.posterior)
+def calibrated(found: Predictions, calibration: Calibration | None = None) -> Predictions:
+    """The seeds' mean posterior as one system, calibrated (default: on its own validation items); arrays are left out."""
+    probs = (calibration or calibrate(found.validation))(found.posterior)
     return replace(found, probs=probs[None].astype(np.float32), arrays={})
 
 
@@ -200,7 +200,8 @@ def experts(image: Predictions, text: Predictions) -> Experts:
     valid = image.validation
     prior = (np.bincount(valid.labels, minlength=len(valid.classes)) + 0.5) / (len(valid.labels) + 0.5 * len(valid.classes))
     digest = hashlib.sha256(image.posterior.tobytes() + text.posterior.tobytes()).hexdigest()
-    return Experts(calibrated(image), calibrated(text), prior, (calibrate(image.validation), calibrate(text.validation)), digest)
+    both = calibrate(image.validation), calibrate(text.validation)
+    return Experts(calibrated(image, both[0]), calibrated(text, both[1]), prior, both, digest)
 
 
 def repairings(labels: np.ndarray, count: int, *, seed: int = 0) -> np.ndarray:
