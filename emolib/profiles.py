@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -86,6 +86,19 @@ class Tuning:
     augment: float = 0.5
     erase: float = 0.1
 
+    def at(self, rate: float) -> Tuning:
+        """The same with another learning rate."""
+        return replace(self, fit=replace(self.fit, learning_rate=rate))
+
+
+@dataclass(frozen=True)
+class Search:
+    """Short trainings on validation, on the first seed, from which a training's learning rate is chosen."""
+
+    factors: tuple[float, ...] = (1 / 3, 1, 3)  # of the rate in the training's own settings
+    epochs: int = 2
+    rows: int = 2000  # Training and validation items, as many of each
+
 
 @dataclass(frozen=True)
 class Generality:
@@ -161,6 +174,7 @@ class Profile:
     full: Tuning | None = None
     lpft: Tuning | None = None
     flyp: Tuning | None = None
+    search: Search = field(default_factory=Search)
     texts: Tuning | None = None
     pairs: Tuning | None = None
     genuine: Tuning | None = None  # of the encoder on genuine pairs; None leaves it out
@@ -188,9 +202,9 @@ _CNN = Convolutional(
 )  # fmt: skip
 
 
-def _tuning(rate: float, *, epochs: int, **more) -> Tuning:
+def _tuning(rate: float, *, epochs: int, ema: float = 0.0, **more) -> Tuning:
     """Fine-tuning of an encoder: AdamW with the settings that all ways share."""
-    fit = Fit(epochs=epochs, batch_size=64, learning_rate=rate, weight_decay=0.05, warmup=0.1, label_smoothing=0.05)
+    fit = Fit(epochs, 64, rate, weight_decay=0.05, warmup=0.1, label_smoothing=0.05, ema=ema)
     return Tuning(fit, **more)
 
 
@@ -238,6 +252,7 @@ PROFILES = {
             lstm=_SAMPLE_TEXT, gru=_SAMPLE_TEXT, cnn=_SAMPLE_CNN, clip=_SAMPLE_CLIP,
             **_ways(5e-4, epochs=1, augment=0.2, erase=0.0), texts=_tuning(2e-3, epochs=2),
             pairs=_tuning(5e-4, epochs=1, augment=0.2, erase=0.0), genuine=_tuning(5e-4, epochs=1, augment=0.2, erase=0.0),
+            search=Search(factors=(1 / 3, 1), epochs=1, rows=300),
             frozen=Frozen(sizes=(32, 48, 64), size_rows=200, shot_seeds=2),
             generality=Generality(alphas=_COARSE, faces=150, pairs=150),
             fusion=_fusion(5e-3, epochs=6, seeds=(0,), width=32, pairings=50, emap=40),
@@ -246,7 +261,8 @@ PROFILES = {
             "mini",
             "The real DAIR-AI Emotion, FER-2013 and MSED sets; models sized for two CPU cores.",
             precision="auto", lstm=_TEXT, gru=_TEXT, cnn=_CNN, clip=_MINI_CLIP, **_ways(1e-4, epochs=1, patches=0.4),
-            texts=_tuning(1e-4, epochs=1), pairs=_tuning(1e-4, epochs=1, patches=0.4),
+            texts=_tuning(3e-4, epochs=3, ema=0.99, seeds=(0, 1, 2)), pairs=_tuning(1e-4, epochs=1, patches=0.4),
+            genuine=_tuning(1e-4, epochs=3, ema=0.99, patches=0.25, seeds=(0, 1, 2)),
             frozen=Frozen(sizes=(112, 144, 160, 192, 224), size_rows=1500),
             generality=Generality(faces=500, pairs=1000), fusion=_fusion(1e-3, epochs=15),
         ),

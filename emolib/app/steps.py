@@ -11,7 +11,7 @@ from emolib.data.dataset import Dataset
 from emolib.data.labels import FACE_CLASSES, TEXT_CLASSES
 from emolib.models import fusion
 from emolib.models.fusion import Experts
-from emolib.profiles import Clip, Fusion, Tuning, Work
+from emolib.profiles import Clip, Fusion, Search, Tuning, Work
 from emolib.results import report, tables
 from emolib.results.predictions import Facts, Predictions, facts
 
@@ -35,12 +35,23 @@ def load_encoder(clip: Clip, precision: str):
     return encoder.load(clip, precision)
 
 
+def search(encoder, pairs: Dataset, modality: str, config: Tuning, grid: Search, *, work: Work = Work()) -> Facts:
+    """The learning rate for `tune` of a modality: see `tuning.search`."""
+    from emolib.models import tuning
+
+    return tuning.search(encoder, seen(pairs, modality), "lpft", config, None, grid, work=work)
+
+
 def tune(encoder, pairs: Dataset, modality: str, config: Tuning, *, work: Work = Work()) -> Predictions:
     """Fine-tune the encoder on what pairs show ("image", "text" or "both"), from a linear probe on: see `tuning.tune`."""
     from emolib.models import tuning
 
-    hidden = {name: None for m, name in (("image", "images"), ("text", "texts")) if modality not in (m, "both")}
-    return tuning.tune(encoder, replace(pairs, **hidden), "lpft", config, None, work=work)
+    return tuning.tune(encoder, seen(pairs, modality), "lpft", config, None, work=work)
+
+
+def seen(pairs: Dataset, modality: str) -> Dataset:
+    """Pairs without the column that a modality ("image", "text" or "both") does not see."""
+    return replace(pairs, **{"image": {"texts": None}, "text": {"images": None}, "both": {}}[modality])
 
 
 def learn(encoder, pairs: Dataset, kind: str, config: Fusion, matched: bool, *, work: Work = Work()) -> Predictions:

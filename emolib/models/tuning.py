@@ -22,12 +22,13 @@ from torch.nn import functional as F
 
 from emolib.data import labels
 from emolib.data.dataset import Dataset
+from emolib.data.labels import SPLITS
 from emolib.models import heads, training
 from emolib.models.encoder import PARTS, Encoder, stacked
 from emolib.models.heads import Head
 from emolib.models.networks import augment
-from emolib.profiles import Tuning, Work
-from emolib.results.predictions import Predictions, predictions
+from emolib.profiles import Search, Tuning, Work
+from emolib.results.predictions import Facts, Predictions, facts, predictions
 
 METHODS = tuple(labels.METHODS)
 LORA_LAYERS = "q_proj|k_proj|v_proj|query|key|value"  # as in CLIP-LoRA, Zanella and Ben Ayed 2024, arXiv:2405.18541
@@ -205,7 +206,7 @@ def tune(
     """
     if method not in METHODS or (method == "lora") != bool(config.rank):
         raise ValueError(f"method {method!r} with rank {config.rank}; choose from {', '.join(METHODS)}; lora alone has a rank")
-    head = heads.fit_probe(data, encoder.vectors(data))[1] if method == "lpft" else heads.zero_shot(encoder, prompts)
+    head = first_head(encoder, data, method, prompts)
     held_out, notes, probs = data.select(data.held_out), {"history": [], "runs": [], "encoder": encoder.facts}, []
     for seed in config.seeds:
         done = fit(encoder, data, method, config, prompts, head, seed=seed, work=work)
@@ -216,6 +217,33 @@ def tune(
         notes["history"].append(done.history)
         notes["runs"].append(done.notes | {"peak_memory": peak_memory()})
     return predictions(data, np.stack(probs), notes)
+
+
+def search(
+    encoder: Encoder, data: Dataset, method: str, config: Tuning, prompts: list[list[str]] | None, grid: Search, *,
+    work: Work = Work(),
+) -> Facts:  # fmt: skip
+    """Short trainings at several learning rates, on fixed random Training and validation items, with the first seed.
+
+    notes: "tried", of each rate the best epoch's validation accuracy and loss; "rate", the best one by accuracy, of several
+    the one with the lowest loss; "rows", "n", "epochs".
+    """
+    rng, tried = np.random.default_rng(0), []
+    rows = [rng.permutation(np.flatnonzero(data.split == split))[: grid.rows] for split in SPLITS[:2]]
+    some = data.select(np.concatenate(rows))
+    head = first_head(encoder, some, method, prompts)
+    for factor in grid.factors:
+        rate = factor * config.fit.learning_rate
+        short = replace(config, fit=replace(config.fit, epochs=grid.epochs, learning_rate=rate))
+        history = fit(encoder, some, method, short, prompts, head, seed=config.seeds[0], work=replace(work, folder=None)).history
+        tried.append({"rate": rate} | history[training.best_epoch(history)])
+    best = max(tried, key=lambda t: (t["validation_accuracy"], -t["validation_loss"]))
+    return facts(data, {"tried": tried, "rate": best["rate"], "rows": len(rows[0]), "n": len(rows[1]), "epochs": grid.epochs})
+
+
+def first_head(encoder: Encoder, data: Dataset, method: str, prompts: list[list[str]] | None) -> Head:
+    """The head with which a method starts: LP-FT's is a linear probe's, that of the others the zero-shot one."""
+    return heads.fit_probe(data, encoder.vectors(data))[1] if method == "lpft" else heads.zero_shot(encoder, prompts)
 
 
 def fit(encoder, data, method, config, prompts, head: Head, *, seed: int, work: Work) -> training.Fitted:
