@@ -176,8 +176,7 @@ class Profile:
     flyp: Tuning | None = None
     search: Search = field(default_factory=Search)
     texts: Tuning | None = None
-    pairs: Tuning | None = None
-    genuine: Tuning | None = None  # of the encoder on genuine pairs; None leaves it out
+    genuine: Tuning | None = None  # of the encoder on genuine pairs
     generality: Generality | None = None
     fusion: Fusion | None = None
 
@@ -251,7 +250,7 @@ PROFILES = {
             precision="float64", threads=1, data=Data(generated=True),
             lstm=_SAMPLE_TEXT, gru=_SAMPLE_TEXT, cnn=_SAMPLE_CNN, clip=_SAMPLE_CLIP,
             **_ways(5e-4, epochs=1, augment=0.2, erase=0.0), texts=_tuning(2e-3, epochs=2),
-            pairs=_tuning(5e-4, epochs=1, augment=0.2, erase=0.0), genuine=_tuning(5e-4, epochs=1, augment=0.2, erase=0.0),
+            genuine=_tuning(5e-4, epochs=1, augment=0.2, erase=0.0),
             search=Search(factors=(1 / 3, 1), epochs=1, rows=300),
             frozen=Frozen(sizes=(32, 48, 64), size_rows=200, shot_seeds=2),
             generality=Generality(alphas=_COARSE, faces=150, pairs=150),
@@ -261,7 +260,7 @@ PROFILES = {
             "mini",
             "The real DAIR-AI Emotion, FER-2013 and MSED sets; models sized for two CPU cores.",
             precision="auto", lstm=_TEXT, gru=_TEXT, cnn=_CNN, clip=_MINI_CLIP, **_ways(1e-4, epochs=1, patches=0.4),
-            texts=_tuning(3e-4, epochs=3, ema=0.99, seeds=(0, 1, 2)), pairs=_tuning(1e-4, epochs=1, patches=0.4),
+            texts=_tuning(3e-4, epochs=3, ema=0.99, seeds=(0, 1, 2)),
             genuine=_tuning(1e-4, epochs=3, ema=0.99, patches=0.25, seeds=(0, 1, 2)),
             frozen=Frozen(sizes=(112, 144, 160, 192, 224), size_rows=1500),
             generality=Generality(faces=500, pairs=1000), fusion=_fusion(1e-3, epochs=15),
@@ -271,7 +270,7 @@ PROFILES = {
             "The real DAIR-AI Emotion, FER-2013 and MSED sets; models sized for one GPU.",
             precision="auto", lstm=_TEXT, gru=_TEXT, cnn=_CNN, clip=_FULL_CLIP,
             **_ways(1e-5, epochs=10, seeds=(0, 1, 2)), texts=_tuning(1e-5, epochs=5, seeds=(0, 1, 2)),
-            pairs=_tuning(1e-5, epochs=5, seeds=(0, 1, 2)), genuine=_tuning(1e-5, epochs=5, seeds=(0, 1, 2)),
+            genuine=_tuning(1e-5, epochs=5, seeds=(0, 1, 2)),
             frozen=Frozen(sizes=(96, 128, 160, 224)), generality=Generality(),
             fusion=_fusion(1e-3, epochs=15),
         ),

@@ -9,6 +9,8 @@ texts through `emolib predict` against the encoder alone. Beside each the share 
 import argparse
 import dataclasses
 import platform
+import resource
+import sys
 import tempfile
 import time
 from functools import partial
@@ -49,6 +51,13 @@ def products(precision: str) -> float:
     n = 8192 if torch.cuda.is_available() else 1536
     a = torch.randn(n, n, device=encoder.device(), dtype=training.half(precision) or torch.float32)
     return 2 * n**3 / clock(lambda: a @ a)
+
+
+def peak_memory() -> int:
+    """Bytes: of the GPU where there is one, else of this process since its start."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def flop(asked: encoder.Encoder) -> float:
@@ -123,7 +132,7 @@ def tune(profile: profiles.Profile, count: int, *, least: float = 10.0) -> None:
     speed, peak = size / clock(step, least=least), products(profile.precision)
     share = 300 * speed * flop(loaded) * config.patches / peak  # backward costs twice the forward pass
     print(f"{loaded.name}, full fine-tuning, batches of {size} at {loaded.size} pixels, {config.patches:.0%} of the patches:")
-    print(f"{speed:,.0f} images/s, {tuning.peak_memory() / 1e9:.1f} GB, MFU {share:.0f} % of {peak / 1e12:,.2f} TFLOP/s")
+    print(f"{speed:,.0f} images/s, {peak_memory() / 1e9:.1f} GB, MFU {share:.0f} % of {peak / 1e12:,.2f} TFLOP/s")
 
 
 def predict(profile: profiles.Profile, count: int) -> None:

@@ -19,7 +19,6 @@ from emolib.profiles import Clip
 
 FILES = ("emolib.json", "heads.safetensors", "config.json")
 _TRANSLATED = FACE_TO_SHARED | TEXT_TO_SHARED
-_FLOOR = 1e-12
 
 
 @dataclass(frozen=True)
@@ -159,7 +158,7 @@ class EmotionClassifier:
         own = {m: self._own(m, items[m]) for m in self.heads}
         if not self.classes:
             return Posteriors(own, {}, {}, None, None)
-        inside = {m: np.clip(probs[:, self.places[m]], _FLOOR, None) for m, probs in own.items()}
+        inside = {m: np.clip(probs[:, self.places[m]], fusion.FLOOR, None) for m, probs in own.items()}
         experts = {m: self.calibrations[m](probs / probs.sum(1, keepdims=True)) for m, probs in inside.items()}
         both = experts["image"], experts["text"], self.prior
         outside = {m: 1 - probs.sum(1) for m, probs in inside.items()}

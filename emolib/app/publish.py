@@ -23,15 +23,19 @@ _REPLAYS = re.compile(r'(Profile\("published",[^)]*?replays=")(\w+)(")')
 _COLAB = """\
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import version
 from pathlib import Path
 
 address, study = {address!r}, Path("/content/study")
-if "google.colab" in sys.modules:  # fetch the study and what this machine lacks, never torch
+if "google.colab" in sys.modules:  # fetch the study and what it needs; torch stays as Colab has it
     if not study.exists() and not address:
         raise SystemExit(f"Put this study at {{study}}: the notebook does not know its address.")
     if not study.exists():
         subprocess.run(["git", "clone", "--quiet", "--depth=1", address, str(study)], check=True)
-    subprocess.run([sys.executable, str(study / "emolib" / "app" / "colab.py")], check=True)
+    needed = tomllib.loads((study / "pyproject.toml").read_text())["project"]["dependencies"]
+    kept = [f"{{name}}=={{version(name)}}" for name in ("torch", "torchvision")]
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *needed, *kept], check=True)
     sys.path.insert(0, str(study))"""
 _STYLE = """
 body { margin: 0 auto; max-width: 56rem; padding: 1rem; font: 16px/1.55 system-ui, sans-serif; color: #222; background: #fff; }

@@ -1,4 +1,4 @@
-"""Pairs of an image and a text: matched by label inside a split, damaged, or with the words masked that name an emotion."""
+"""Pairs of an image and a text: matched by label inside a split, or with the words masked that name an emotion."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
 
-from emolib.data.dataset import DataError, Dataset, column, content
+from emolib.data.dataset import Dataset, column, content
 from emolib.data.labels import FACE_TO_SHARED, SHARED_CLASSES, SPLITS, TEXT_TO_SHARED
 
-DAMAGES = {"blur": (0, 1, 2, 4), "noise": (0, 20, 40, 80), "occlusion": (0, 0.33, 0.67, 1)}
-DROPS = (0, 0.25, 0.5, 0.75)
 # Words that name an emotion or its opposite: whole words, then stems. What is left of a text describes the picture.
 _NAMES_EMOTION = re.compile(
     r"\b(?:(?:mad|cry|cries|cried|crying|tears|tearful|rage|raging|gross|joy|joys|joyful|joyous|hate|hates|hated|hatred|calm|calmly"
@@ -80,38 +77,3 @@ def mask_emotion_words(data: Dataset) -> Dataset:
     texts = [" ".join(_NAMES_EMOTION.sub(" ", text).split()) for text in data.texts]
     texts = [text if re.search(r"\w", text) else "a picture" for text in texts]
     return replace(data, texts=column(texts), source=f"{data.source}, emotion words masked")
-
-
-def damage(data: Dataset, how: str, level: float, *, seed: int = 0) -> Dataset:
-    """Images made worse: Gaussian blur (standard deviation in pixels), noise (in grey levels), or a grey rectangle at a random
-    place that covers a share of each side.
-
-    data: images as a uint8 array, grey or RGB. Level 0 changes nothing. ValueError names the choices; DataError, for paths.
-    """
-    if how not in DAMAGES:
-        raise ValueError(f"unknown damage {how!r}; choose from {', '.join(DAMAGES)}")
-    if data.images is None or data.images.dtype != np.uint8:
-        raise DataError(f"{data.source}: images to be damaged must be one uint8 array; make one with pictures.grey_pixels")
-    rng, pixels = np.random.default_rng(seed), data.images.astype(np.float64)
-    height, width = pixels.shape[1:3]
-    if how == "blur":
-        pixels = gaussian_filter(pixels, (0, level, level, 0)[: pixels.ndim])
-    elif how == "noise":
-        pixels = pixels + level * rng.normal(0, 1, pixels.shape)
-    else:
-        high, wide = round(level * height), round(level * width)
-        places = rng.integers(0, (height - high + 1, width - wide + 1), (len(pixels), 2))
-        for picture, (top, left) in zip(pixels, places, strict=True):
-            picture[top : top + high, left : left + wide] = 128
-    return replace(data, images=np.clip(pixels.round(), 0, 255).astype(np.uint8))
-
-
-def drop_words(data: Dataset, share: float, *, seed: int = 0) -> Dataset:
-    """Texts that lost each word with probability `share`; of a text that would lose all of them one stays."""
-    rng, shorter = np.random.default_rng(seed), []
-    for text in data.texts:
-        words = text.split()
-        kept = np.flatnonzero(rng.random(len(words)) >= share)
-        kept = kept if len(kept) else rng.integers(0, len(words), 1)
-        shorter.append(" ".join(words[i] for i in kept))
-    return replace(data, texts=column(shorter))

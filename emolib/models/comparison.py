@@ -15,7 +15,6 @@ import pandas as pd
 from scipy.special import ndtr
 
 from emolib.data.labels import MSED_TO_SHARED, SHARED_CLASSES
-from emolib.data.pairing import DAMAGES, DROPS
 from emolib.models import fusion
 from emolib.models.fusion import BOTH, MODALITIES, Experts
 from emolib.results import metrics, tables
@@ -186,21 +185,6 @@ def readable(judged: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["system", "n", ACCURACY, "held against", "points against it", "p (Holm)", "verdict"])
 
 
-def degraded(found: Records) -> pd.DataFrame:
-    """Accuracy on test pairs while one modality gets worse: columns how, level, system, accuracy; no tokens, no attention.
-
-    system "the other alone" is the expert that sees what stays as it was.
-    """
-    experts, labels, rows = nulls(found)[NULL], found["image"].test.labels, []
-    for how, levels in (DAMAGES | {"dropped words": DROPS}).items():
-        poor, other = MODALITIES if how in DAMAGES else MODALITIES[::-1]
-        left, worse = getattr(experts, other).test.posterior, found[poor].arrays[f"degraded.{how}"].astype(float)
-        answers = {"the other alone": [left.argmax(1)] * len(levels), NULL: fusion.product(worse, left, experts.prior).argmax(2)}
-        answers |= {NAMES[k]: found[k].arrays[f"degraded.{how}"] for k in BOTH if f"degraded.{how}" in found[k].arrays}
-        rows += [(how, x, n, (a == labels).mean()) for n, every in answers.items() for x, a in zip(levels, every, strict=True)]
-    return pd.DataFrame(rows, columns=["how", "level", "system", "accuracy"])
-
-
 def apart(experts: Experts, share: float) -> tuple[np.ndarray, np.ndarray]:
     """Test pairs of which a share has two different labels: the row of each image's text (N,), whether labels differ (N,)."""
     labels = experts.image.test.labels
@@ -297,10 +281,7 @@ def recorded(load: Callable[[str], Result]) -> tuple[Records, Records, Records]:
     with suppress(MissingRecord):
         genuine = {kind: load(f"genuine/{kind}") for kind in fusion.KINDS}
         masked = {k: v if k.startswith("image") else load(f"genuine-masked/{k}") for k, v in genuine.items()}
-    for name, kept in (("genuine", genuine), ("genuine-masked", masked)):
-        with suppress(MissingRecord):  # fine-tuning on them is a larger step, recorded by itself
-            tuned = {kind: load(f"{name if kind != 'image-tuned' else 'genuine'}/{kind}") for kind in TUNED}
-            kept |= tuned if kept else {}
+        genuine |= {kind: load(f"genuine/{kind}") for kind in TUNED}
     return genuine, masked, matched
 
 
@@ -310,9 +291,8 @@ def headlines(load: Callable[[str], Result]) -> pd.DataFrame:
     rows = []
     with suppress(MissingRecord):  # genuine pairs are left out where they were not at hand
         two = fusion.experts(load("genuine/image"), load("genuine/text"))
-        chosen = {"image alone": two.image.test, "text alone": two.text.test, NULL: two.fused().test}
-        with suppress(MissingRecord):
-            chosen[NAMES["tuned"]] = fusion.calibrated(load("genuine/tuned")).test
+        chosen = {"text alone": two.text.test, NULL: two.fused().test}
+        chosen[NAMES["tuned"]] = fusion.calibrated(load("genuine/tuned")).test
         rows += [["genuine pairs", *row] for row in tables.scores(chosen).drop(columns="ECE %").to_numpy().tolist()]
     try:
         tuned = load(f"faces/{tables.best_method(load)}"), load("texts/clip-tuned")

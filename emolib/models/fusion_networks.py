@@ -13,7 +13,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from emolib.data.dataset import Dataset
-from emolib.data.pairing import DAMAGES, DROPS, damage, drop_words
 from emolib.models import fusion, training
 from emolib.profiles import Fusion as Config
 from emolib.profiles import Work
@@ -30,21 +29,6 @@ def features(encoder, pairs: Dataset) -> Dataset:
     found["image-tokens"] = encoder.encode_images(pairs.images, tokens=True)
     found["text-tokens"] = encoder.encode_texts(pairs.texts, tokens=True)
     return replace(pairs, extras=found)
-
-
-@lru_cache(maxsize=1)
-def damaged(encoder, pairs: Dataset) -> dict[str, list[Dataset]]:
-    """Test pairs with features of damaged images, or of texts that lost words, at rising levels; tokens stay as they are."""
-    part, test = pairs.part("test"), features(encoder, pairs).part("test")
-
-    def poor(modality: str, vectors: np.ndarray) -> Dataset:
-        return replace(test, extras=test.extras | {modality: vectors})
-
-    found = {
-        how: [poor("image", encoder.encode_images(damage(part, how, level).images)) for level in levels]
-        for how, levels in DAMAGES.items()
-    }
-    return found | {"dropped words": [poor("text", encoder.encode_texts(drop_words(part, share).texts)) for share in DROPS]}
 
 
 def perceptron(inputs: int, width: int, outputs: int, dropout: float) -> nn.Sequential:
@@ -172,7 +156,7 @@ def learn(encoder, pairs: Dataset, kind: str, config: Config, matched: bool, wor
     arrays, all of test pairs and of the seeds' mean posterior, calibrated: of kinds that see both modalities "rows" (M,) and
     "additive" (M,), the classes that the additive part of the fusion gives these rows (EMAP); of matched pairs also
     "repaired" (R, N) classes under R re-pairings, "apart" (N, K) where half are `fusion.conflicts`, "no_image" and "no_text"
-    (N, K), and "degraded.<how>" (L, N) classes, of experts (L, N, K) posteriors under damage to their own modality.
+    (N, K).
     """
     data = features(encoder, pairs)
     work = replace(work, precision="float64" if work.precision == "float64" else "float32")  # so small, 16 bits gain nothing
@@ -183,13 +167,6 @@ def learn(encoder, pairs: Dataset, kind: str, config: Config, matched: bool, wor
         found = predictions(pairs, answers(models, data, rows, rows), notes)
         system = System(models, fusion.calibrate(found.validation))
         arrays = together(system, data.part("test"), config, matched) if kind in fusion.BOTH else {}
-        if matched and kind not in SEE_TOKENS:  # no tokens are taken of what is damaged
-            for how, levels in damaged(encoder, pairs).items():
-                if kind in (*fusion.BOTH, fusion.ONE[0 if how in DAMAGES else 1]):
-                    probs = np.stack([system.posterior(level) for level in levels])
-                    arrays[f"degraded.{how}"] = (
-                        probs.astype(np.float16) if kind in fusion.ONE else probs.argmax(2).astype(np.int8)
-                    )
     return replace(found, arrays=arrays)
 
 

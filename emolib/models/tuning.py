@@ -9,8 +9,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import resource
-import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -215,7 +213,7 @@ def tune(
             tuned.save(work.model(seed))
         probs.append(tuned.head.posterior(encoder.with_weights(tuned.weights).vectors(held_out)))
         notes["history"].append(done.history)
-        notes["runs"].append(done.notes | {"peak_memory": peak_memory()})
+        notes["runs"].append(done.notes)
     return predictions(data, np.stack(probs), notes)
 
 
@@ -259,10 +257,3 @@ def fit(encoder, data, method, config, prompts, head: Head, *, seed: int, work: 
             model, loss = Classifier(encoder, data.modalities, head, config, train_head=method == "lpft"), F.cross_entropy
         train, validation = (Batches(data.part(split), encoder, config) for split in ("train", "validation"))
         return training.fit(model, train, validation, config.fit, seed=seed, key=key, work=work, loss=loss)
-
-
-def peak_memory() -> int:
-    """Bytes: of the GPU where there is one, else of this process since its start."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

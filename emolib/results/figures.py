@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
 import numpy as np
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
@@ -125,13 +126,10 @@ def agreement(matrix: np.ndarray, title: str | None = None) -> Figure:
 def heat(ax: Axes, counts: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> None:
     """Counts as a heat map in % of the row, with the row's n."""
     n = counts.sum(1)
+    names = {"xticklabels": columns, "yticklabels": [f"{row} ({round(k):,})" for row, k in zip(rows, n, strict=True)]}
     share = 100 * counts / np.maximum(n, 1e-9)[:, None]
-    ax.imshow(share, cmap="Blues", vmin=0, vmax=100, aspect="auto")
-    for (i, j), value in np.ndenumerate(share):
-        ax.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=8, color="white" if value > 55 else "black")
-    ax.set_xticks(range(len(columns)), columns, rotation=35, ha="right")
-    ax.set_yticks(range(len(rows)), [f"{row} ({round(k):,})" for row, k in zip(rows, n, strict=True)])
-    ax.grid(visible=False)
+    sns.heatmap(share, annot=True, fmt=".0f", cmap="Blues", vmin=0, vmax=100, cbar=False, annot_kws={"size": 8}, ax=ax, **names)
+    ax.set_xticks(ax.get_xticks(), columns, rotation=35, ha="right")
 
 
 def confusion(scores: dict[str, dict], classes: tuple[str, ...]) -> Figure:

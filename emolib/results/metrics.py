@@ -70,11 +70,6 @@ def negative_log_likelihood(probs: np.ndarray, labels: np.ndarray) -> float:
     return float(-np.log(np.clip(probs[np.arange(len(labels)), labels], 1e-12, None)).mean())
 
 
-def brier(probs: np.ndarray, labels: np.ndarray) -> float:
-    """Mean squared distance to the one-hot truth, summed over classes, in [0, 2] (Brier 1950)."""
-    return float(((probs - np.eye(probs.shape[1])[labels]) ** 2).sum(1).mean())
-
-
 def expected_calibration_error(probs: np.ndarray, labels: np.ndarray, *, bins: int = 15) -> float:
     """Gap between confidence and accuracy, averaged over equal-mass confidence bins.
 
@@ -157,7 +152,7 @@ def percentiles(drawn: np.ndarray) -> tuple[float, float]:
 
 
 def score(predictions: Predictions, groups: np.ndarray | None = None, count: int = 2000) -> dict:
-    """Accuracy, macro-F1, recalls, ECE, NLL and Brier; the first two with spread over seeds and 95 % bootstrap intervals.
+    """Accuracy, macro-F1, recalls and ECE; the first two with spread over seeds and 95 % bootstrap intervals.
 
     Scores are means over seeds; an interval resamples items (all seeds alike; `groups` (N,) together); count=0: no interval.
     """
@@ -173,8 +168,7 @@ def score(predictions: Predictions, groups: np.ndarray | None = None, count: int
         found[name] = float(values.mean())
         found[f"{name}_sd"] = float(values.std(ddof=1)) if len(values) > 1 else None
         found[f"{name}_interval"] = percentiles(np.mean([measure(m) for m in drawn], 0)) if drawn else None
-    for name, measure in (("ece", expected_calibration_error), ("nll", negative_log_likelihood), ("brier", brier)):
-        found[name] = float(np.mean([measure(p.astype(np.float64), labels) for p in predictions.probs]))
+    found["ece"] = float(np.mean([expected_calibration_error(p.astype(np.float64), labels) for p in predictions.probs]))
     return found
 
 

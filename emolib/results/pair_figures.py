@@ -14,11 +14,6 @@ from matplotlib.figure import Figure
 from emolib.results.figures import LINES, headed
 
 MODALITIES = {"image": LINES[1], "text": LINES[0], "both": "black", "neither": "0.75"}
-SYSTEMS = {"product": "black", "perceptron on both": LINES[0], "gate": LINES[1], "joint embedding": LINES[2]}
-UNITS = {
-    "blur": "standard deviation (pixels)", "noise": "standard deviation (grey levels)",
-    "occlusion": "grey square's side / picture's", "dropped words": "share of the words",
-}  # fmt: skip
 
 
 def pairs(images: Sequence[np.ndarray], texts: Sequence[str], names: Sequence[str], title: str | None = None) -> Figure:
@@ -96,25 +91,6 @@ def coverage(curves: dict[str, pd.DataFrame], title: str) -> Figure:
             ax.plot(100 * frame["kept"], 100 * frame[doubt], label=doubt, **style)
         ax.set(title=name, xlabel="pairs kept (%)", ylabel="accuracy on them (%)")
     fig.legend(*ax.get_legend_handles_labels(), title="put aside by", loc="outside lower center", ncols=2)
-    return headed(fig, title)
-
-
-def degraded(frame: pd.DataFrame, title: str) -> Figure:
-    """Accuracy while one modality gets worse, a panel a damage; dashed: the other modality alone.
-
-    frame: of `comparison.degraded`.
-    """
-    kinds = list(dict.fromkeys(frame["how"]))
-    fig, axes = plt.subplots(1, len(kinds), figsize=(7.6, 2.9), sharey=True)
-    for ax, how in zip(axes, kinds, strict=True):
-        for name, rows in frame[frame["how"] == how].groupby("system", sort=False):
-            style = {"color": SYSTEMS[name], "marker": "o", "ms": 3} if name in SYSTEMS else {"color": "0.5", "ls": "--"}
-            ax.plot(rows["level"], 100 * rows["accuracy"], label=name, **style)
-        ax.set(xlabel=UNITS[how], xticks=rows["level"])
-        ax.set_title(how, loc="center")
-        ax.xaxis.label.set_size(7.5)
-    axes[0].set(ylabel="accuracy (%)")
-    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
     return headed(fig, title)
 
 

@@ -58,11 +58,6 @@ class Predictions:
         return self.probs.mean(0, dtype=np.float64)
 
     @property
-    def averaged(self) -> Predictions:
-        """The seeds' mean posterior as one system, (1, N, K)."""
-        return replace(self, probs=self.posterior[None].astype(np.float32))
-
-    @property
     def predicted(self) -> np.ndarray:
         """(N,) int: the class of the largest mean probability."""
         return self.posterior.argmax(1)

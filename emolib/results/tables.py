@@ -126,17 +126,25 @@ def prompts(asked: Predictions, sets: dict[str, list[list[str]]], audit: Facts |
 
 
 def costs(systems: dict[str, Predictions]) -> pd.DataFrame:
-    """What each training cost, as recorded: parameters, minutes and peak memory per seed, the epoch that was kept."""
+    """What each training cost, as recorded: parameters, minutes per seed, the epoch that was kept."""
     rows = []
     for name, found in systems.items():
         runs = found.notes["runs"]
-        minutes, memory = np.mean([r["seconds"] for r in runs]) / 60, [r["peak_memory"] for r in runs if "peak_memory" in r]
-        epochs = ", ".join(str(r["best_epoch"]) for r in runs)
-        rows.append(
-            [name, runs[0]["parameters"], f"{minutes:.1f}", f"{max(memory) / 1e9:.1f}" if memory else None, epochs, len(runs)]
-        )
-    head = ["system", "trained parameters", "minutes per seed", "peak memory, GB", "best epoch", "seeds"]
+        minutes, epochs = np.mean([r["seconds"] for r in runs]) / 60, ", ".join(str(r["best_epoch"]) for r in runs)
+        rows.append([name, runs[0]["parameters"], f"{minutes:.1f}", epochs, len(runs)])
+    head = ["system", "trained parameters", "minutes per seed", "best epoch", "seeds"]
     return pd.DataFrame(rows, columns=head)
+
+
+def rates(searched: dict[str, Facts]) -> pd.DataFrame:
+    """Validation accuracy at each learning rate that was tried, the chosen one in bold; searched: of `tuning.search`."""
+    rows = []
+    for name, found in searched.items():
+        tried = [f"{t['rate']:.1g}: {percent(t['validation_accuracy'])}" for t in found.notes["tried"]]
+        best = [t["rate"] for t in found.notes["tried"]].index(found.notes["rate"])
+        tried[best] = f"**{tried[best]}**"
+        rows.append([name, ", ".join(tried), *(found.notes[key] for key in ("n", "rows", "epochs"))])
+    return pd.DataFrame(rows, columns=["learning rate of", "rate: validation accuracy %", "n", "Training items", "epochs"])
 
 
 def generality(mixtures: dict[str, Facts]) -> pd.DataFrame:

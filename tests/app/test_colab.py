@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from emolib.app import colab, publish, readme
+from emolib.app import publish, readme
 from emolib.profiles import ROOT
 
 SITE = Path(sysconfig.get_path("purelib"))
@@ -66,21 +66,9 @@ def test_first_cells_of_each_notebook_work(name, machine):
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=clean)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.splitlines()[-1] == str(folder / "study" / "emolib" / "__init__.py")
-    said = done.stdout.splitlines()[0]
-    assert all(lacked in said for lacked in LACKED) if name == NAMES[0] else "nothing, all is there" in said, said
-    assert f"torch {metadata.version('torch')} as it was" in said and (site / "papermill").is_dir()
+    assert all((site / lacked).is_dir() for lacked in LACKED)
     kept = [path for path in site.iterdir() if path.name.partition("-")[0] in ("torch", "torchvision")]
     assert len(kept) >= 4 and all(path.is_symlink() for path in kept)
-
-
-def test_a_torch_that_is_too_old_is_left_alone_and_named():
-    with pytest.raises(RuntimeError, match=r"has torch .*, wanted >=99.*part torch from torchvision"):
-        colab.lacking(["numpy>=1", "torch>=99"])
-
-
-def test_only_what_is_missing_or_too_old_is_lacking():
-    wanted = ["numpy>=1.0", "papermill>=99", "no-such-one", "jupyterlab>=99", 'tomli; python_version < "3"', "x; extra == 'a'"]
-    assert [r.name for r in colab.lacking(wanted)] == ["papermill", "no-such-one"]
 
 
 def test_without_an_address_the_cell_says_what_to_do(tmp_path):

@@ -14,7 +14,7 @@ from emolib.profiles import ROOT
 from emolib.results import metrics, records
 from emolib.results.predictions import Predictions
 
-CLOCKS = ("runs", "seconds", "images_per_second", "peak_memory")
+CLOCKS = ("runs", "seconds", "images_per_second")
 SAMPLE = profiles.get("sample")
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from emolib.data import audit, pairing
-from emolib.data.dataset import DataError, column
+from emolib.data.dataset import column
 from emolib.data.labels import FACE_CLASSES, FACE_TO_SHARED, SHARED_CLASSES, SPLITS, TEXT_CLASSES
 
 
@@ -65,38 +65,3 @@ def test_words_that_name_an_emotion_are_masked_and_others_stay(sample_texts):
     data = pairing.mask_emotion_words(replace(sample_texts.select(np.arange(4)), texts=column(texts)))
     assert data.texts.tolist() == ["woman in Madrid", "a picture", "An man is made to tear a letter,", texts[3]]
     assert data.source.endswith("emotion words masked")
-
-
-@pytest.mark.parametrize("how", pairing.DAMAGES)
-@pytest.mark.parametrize("shape", [(48, 48), (20, 31), (20, 31, 3)])
-def test_damage_grows_with_its_level_and_level_zero_is_none(sample_faces, how, shape):
-    some = sample_faces.select(np.arange(20))
-    images = some.images[:, : shape[0], : shape[1]]
-    some = replace(some, images=np.stack([images] * 3, 3) if len(shape) == 3 else images)
-    gaps = []
-    for level in pairing.DAMAGES[how]:
-        worse = pairing.damage(some, how, level).images
-        assert worse.dtype == np.uint8 and np.array_equal(worse, pairing.damage(some, how, level).images)
-        gaps.append(np.abs(worse.astype(int) - some.images).mean())
-    assert gaps[0] == 0 and np.all(np.diff(gaps) > 0)
-
-
-def test_an_occlusion_of_everything_leaves_grey_and_an_unknown_damage_names_the_choices(sample_faces):
-    some = sample_faces.select(np.arange(3))
-    assert (pairing.damage(some, "occlusion", 1).images == 128).all()
-    with pytest.raises(ValueError, match="choose from blur, noise, occlusion"):
-        pairing.damage(some, "rain", 1)
-    with pytest.raises(DataError, match="must be one uint8 array"):
-        pairing.damage(replace(some, images=column(list(some.images))), "blur", 1)
-
-
-def test_dropped_words_leave_the_order_and_at_least_one_word(sample_texts):
-    some = sample_texts.select(np.arange(200))
-    assert np.array_equal(pairing.drop_words(some, 0).texts, some.texts)
-    half = pairing.drop_words(some, 0.5)
-    for short, long in zip(half.texts, some.texts, strict=True):
-        words = iter(long.split())
-        assert short and all(word in words for word in short.split())
-    share = sum(len(t.split()) for t in half.texts) / sum(len(t.split()) for t in some.texts)
-    assert 0.45 < share < 0.55
-    assert all(len(t.split()) == 1 for t in pairing.drop_words(some, 1.0).texts)

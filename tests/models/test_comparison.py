@@ -8,7 +8,6 @@ import pytest
 from test_fusion import PRIOR, judged, world
 
 from emolib.data.labels import MSED_CLASSES, MSED_TO_SHARED, SHARED_CLASSES
-from emolib.data.pairing import DAMAGES, DROPS
 from emolib.models import comparison, fusion
 from emolib.models.comparison import NAMES
 from emolib.results.predictions import Facts
@@ -31,9 +30,7 @@ def records(*, answers=None):
     labels, image, text, both = world(2 * N, spread=0.9)
     test = labels[N:]
     answers = both if answers is None else answers
-    levels = {f"degraded.{how}": np.stack([image[N:]] * len(steps)) for how, steps in DAMAGES.items()}
-    words = {"degraded.dropped words": np.stack([text[N:]] * len(DROPS))}
-    known = {"image": system(labels, image, **levels), "text": system(labels, text, **words)}
+    known = {"image": system(labels, image), "text": system(labels, text)}
     for kind in ("tokens", "tuned"):
         known |= {f"image-{kind}": system(labels, image), f"text-{kind}": system(labels, text)}
     partner, pairings = fusion.conflicts(test, 0.5), fusion.repairings(test, 20)
@@ -42,7 +39,6 @@ def records(*, answers=None):
         "repaired": np.tile(answers[N:].argmax(1), (len(pairings), 1)), "apart": text[N:][partner],
         "no_image": text[N:], "no_text": np.tile(PRIOR, (N, 1)),
     }  # fmt: skip
-    arrays |= {name: values.argmax(2) for name, values in (levels | words).items()}
     return known | {kind: system(labels, answers, **arrays) for kind in fusion.BOTH} | {"tuned": system(labels, answers)}
 
 
@@ -117,16 +113,6 @@ def test_emap_and_missing_modalities_are_measured_on_the_same_pairs(found):
     change = ((raw.predicted == raw.labels).mean(), (alone.predicted == raw.labels).mean())
     assert row(comparison.missing(found, "image"), "gate").points == pytest.approx(change[0] - change[1])
     assert row(comparison.missing(found, "text"), "gate").null == "image alone"
-
-
-def test_damage_of_no_strength_leaves_the_product_as_it_is(found):
-    frame = comparison.degraded(found)
-    experts = comparison.nulls(found)["product"]
-    raw = fusion.product(found["image"].test.posterior, experts.text.test.posterior, experts.prior).argmax(1)
-    part = frame[(frame["how"] == "blur") & (frame["system"] == "product")]
-    assert np.allclose(part["accuracy"], (raw == experts.image.test.labels).mean()) and part["level"].tolist() == [0, 1, 2, 4]
-    other = frame[frame["system"] == "the other alone"].set_index("how")["accuracy"]
-    assert other["dropped words"].iloc[0] == (experts.image.test.predicted == experts.image.test.labels).mean()
 
 
 def test_conflicts_are_detected_and_put_aside(found):

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from emolib.data.dataset import Dataset, column
-from emolib.data.pairing import DAMAGES, DROPS
 from emolib.models import fusion, training
 from emolib.models import fusion_networks as networks
 from emolib.profiles import Work, get
@@ -89,20 +88,6 @@ def test_on_independent_modalities_the_product_is_not_beaten(work):
     agree = fusion.conflicts(whole.labels, 0.5) == np.arange(300)
     assert np.allclose(found.arrays["apart"][agree], whole.posterior[agree], atol=1e-6), "calibrated as the experts are"
     assert np.abs(found.arrays["apart"][~agree] - whole.posterior[~agree]).max() > 0.1
-
-
-def test_answers_on_damaged_pairs_start_at_the_whole_ones(work):
-    data = simulated("independent")
-    found = {kind: learn(data, kind, work) for kind in ("image", "text", "gate", "attention")}
-    damages = {f"degraded.{how}": len(levels) for how, levels in (DAMAGES | {"dropped words": DROPS}).items()}
-    assert {k: len(v) for k, v in found["gate"].arrays.items() if k in damages} == damages
-    assert set(found["image"].arrays) | set(found["text"].arrays) == set(damages) and not set(found["attention"].arrays) & set(
-        damages
-    )
-    image = found["image"].arrays["degraded.noise"].astype(float)
-    assert image.shape == (4, 300, 2) and np.allclose(image[0], fusion.calibrated(found["image"]).test.posterior, atol=1e-3)
-    hits = [(found["gate"].arrays["degraded.noise"][level] == found["gate"].test.labels).mean() for level in (0, -1)]
-    assert hits[0] == (fusion.calibrated(found["gate"]).test.predicted == found["gate"].test.labels).mean() > hits[1]
 
 
 @pytest.mark.parametrize("kind", fusion.KINDS)

@@ -32,12 +32,12 @@ def test_confusion_and_agreement_carry_the_shares(make):
     ax = figures.confusion({"GRU": score}, TEXT_CLASSES).axes[0]
     counts = score["confusion"]
     shares = 100 * counts / counts.sum(1, keepdims=True)
-    assert words(ax) == [f"{v:.0f}" for v in shares.ravel()] and np.allclose(ax.images[0].get_array(), shares)
+    assert words(ax) == [f"{v:.0f}" for v in shares.ravel()] and np.allclose(ax.collections[0].get_array(), shares)
     assert ax.get_yticklabels()[0].get_text() == f"sadness ({round(counts.sum(1)[0])})"
     matrix = np.zeros((7, 10), int)
     for row, face in enumerate(FACE_CLASSES):
         matrix[row, next(i for i, c in enumerate(FERPLUS_COLUMNS) if FERPLUS_TO_FACE.get(c) == face)] = 50
-    shown = figures.agreement(matrix).axes[0].images[0].get_array()
+    shown = figures.agreement(matrix).axes[0].collections[0].get_array()
     assert np.array_equal(shown, 100 * np.eye(7, 10)), "the same emotion on the diagonal"
 
 

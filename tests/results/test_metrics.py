@@ -31,8 +31,6 @@ def test_scores_equal_scikit_learn(seed, k, n):
     assert metrics.negative_log_likelihood(probs, labels) == pytest.approx(
         reference.log_loss(labels, probs, labels=range(k)), rel=1e-6
     )
-    by_class = [reference.brier_score_loss(np.eye(k)[labels][:, c], probs[:, c]) for c in range(k)]
-    assert metrics.brier(probs, labels) == pytest.approx(sum(by_class), rel=1e-6)
     weights = metrics.resamples(np.arange(n), count=3)
     counted = [reference.confusion_matrix(labels, guess, labels=range(k), sample_weight=w) for w in weights]
     assert np.array_equal(metrics.confusion(labels, guess, k, weights), counted)

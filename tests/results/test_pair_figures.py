@@ -31,20 +31,11 @@ def test_shares_of_whose_answer_is_given_add_up():
     assert [t.get_text() for t in ax.texts] == ["60", "50", "30", "48", "10"], "a share too narrow has no number"
 
 
-def test_curves_of_coverage_and_of_damage():
+def test_curves_of_coverage():
     frame = pd.DataFrame({"kept": [0.5, 1.0], "conflict score": [0.9, 0.7], "confidence": [0.95, 0.7]})
     fig = pair_figures.coverage({"a": frame, "b": frame}, "title")
     assert [ax.get_title() or ax.get_title(loc="left") for ax in fig.axes] == ["a", "b"]
     assert np.allclose(fig.axes[1].lines[1].get_ydata(), [95, 70])
-    rows = [
-        (how, level, name, 0.5 - level / 10)
-        for how in ("blur", "noise")
-        for name in ("the other alone", "gate")
-        for level in (0, 1)
-    ]
-    fig = pair_figures.degraded(pd.DataFrame(rows, columns=["how", "level", "system", "accuracy"]), "title")
-    assert len(fig.axes) == 2 and np.allclose(fig.axes[0].lines[1].get_ydata(), [50, 40])
-    assert fig.axes[0].lines[0].get_linestyle() == "--"
 
 
 def test_scenes_show_what_is_there():

@@ -25,7 +25,6 @@ def test_parts_and_means_over_seeds(make):
     assert made.validation.ids.tolist() == [0, 1, 2] and made.test.ids.tolist() == [3, 4, 5]
     assert np.array_equal(made.test.probs, made.probs[:, 3:]) and np.array_equal(made.test.labels, made.labels[3:])
     assert np.allclose(made.posterior, made.probs.mean(0)) and made.posterior.dtype == np.float64
-    assert made.averaged.probs.shape == (1, 6, 4) and made.averaged.notes == {"a": 1}
     assert np.array_equal(made.predicted, made.posterior.argmax(1))
 
 
