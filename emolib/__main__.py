@@ -71,7 +71,7 @@ def run(chosen: argparse.Namespace) -> int:
     profile, paths = profiles.get(chosen.profile), find(chosen.notebooks)
     if chosen.record and profile.replays:
         raise SystemExit(f"emolib: profile {profile.name} computes nothing that could be recorded")
-    out = prepare((chosen.out or profiles.out_folder(profile)).resolve())
+    out = prepare((chosen.out or profiles.out_folder(profile)).resolve(), profile)
     # The sample is always computed live; a longer run goes on from the steps that it has finished.
     if chosen.fresh or profile.data.generated:
         records.remove(out / "records", [path.stem for path in paths])
@@ -86,9 +86,11 @@ def run(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def prepare(out: Path) -> Path:
-    """Make the output folder, and tell the kernels, which run elsewhere, where everything is."""
+def prepare(out: Path, profile: Profile) -> Path:
+    """Make the output folder, and tell the kernels, which run elsewhere, where everything is and how many threads to use."""
     out.mkdir(parents=True, exist_ok=True)
+    if profile.threads:  # small products gain nothing by a second thread, and lose much where other work shares the machine
+        os.environ.setdefault("OMP_NUM_THREADS", str(profile.threads))
     os.environ |= {"EMOLIB_OUT": str(out), "EMOLIB_DATA": str(profiles.data_folder().resolve())}
     if (folder := os.environ.get("EMOLIB_CLIP")) and Path(folder).is_dir():
         os.environ["EMOLIB_CLIP"] = str(Path(folder).resolve())

@@ -260,7 +260,7 @@ PROFILES = {
             "mini",
             "The real DAIR-AI Emotion, FER-2013 and MSED sets; models sized for two CPU cores.",
             precision="auto", lstm=_TEXT, gru=_TEXT, cnn=_CNN, clip=_MINI_CLIP, **_ways(1e-4, epochs=1, patches=0.4),
-            texts=_tuning(3e-4, epochs=3, ema=0.99, seeds=(0, 1, 2)),
+            texts=_tuning(1e-4, epochs=1),
             genuine=_tuning(1e-4, epochs=3, ema=0.99, patches=0.25, seeds=(0, 1, 2)),
             frozen=Frozen(sizes=(112, 144, 160, 192, 224), size_rows=1500),
             generality=Generality(faces=500, pairs=1000), fusion=_fusion(1e-3, epochs=15),

@@ -17,7 +17,7 @@ from emolib.data.dataset import column
 from emolib.models import heads, training, tuning
 from emolib.models.encoder import load
 from emolib.models.tuning import Batches, Classifier, Prompted, Tuned
-from emolib.profiles import ROOT, Work, get
+from emolib.profiles import ROOT, Search, Work, get
 
 SAMPLE = get("sample")
 ASKED = prompts.FACES["templates"]
@@ -123,6 +123,20 @@ def test_the_linear_probe_starts_lp_ft_and_nothing_is_kept_without_a_folder(enco
     found = tuning.tune(encoder, few, "lpft", short("lpft", learning_rate=0.0), None, work=Work("float64", 1))
     probe = heads.fit_probe(few, encoder.vectors(few))[0]
     assert np.allclose(found.probs, probe.probs, atol=1e-6) and not list(tmp_path.iterdir())
+
+
+def test_a_search_chooses_on_validation_among_short_trainings(encoder, few, work):
+    """A rate that changes nothing, one that fits, one that destroys; nothing is kept."""
+    grid = Search(factors=(1e-6, 1.0, 1e3), epochs=3, rows=120)
+    config = short("lpft", learning_rate=1e-3, augment=0.0, patience=99)
+    found = tuning.search(encoder, few, "lpft", config, None, grid, work=work).notes
+    assert [t["rate"] for t in found["tried"]] == pytest.approx([1e-9, 1e-3, 1.0])
+    assert (found["rows"], found["n"], found["epochs"]) == (120, 60, 3) and not any(work.folder.rglob("*.safetensors"))
+    best = max(found["tried"], key=lambda t: (t["validation_accuracy"], -t["validation_loss"]))
+    assert found["rate"] == best["rate"] < 1 and found["tried"][2]["validation_accuracy"] < 0.4
+    still = heads.fit_probe(few, encoder.vectors(few))[0].validation
+    assert found["tried"][0]["validation_accuracy"] == (still.predicted == still.labels).mean()
+    assert config.at(found["rate"]).fit.learning_rate == found["rate"]
 
 
 def test_the_contrastive_loss_is_clips():

@@ -60,6 +60,13 @@ def test_costs_come_from_the_record(make):
     assert frame.iloc[0].tolist() == ["LoRA", 1234, "1.5", "2, 3", 2]
 
 
+def test_the_chosen_rate_is_bold():
+    tried = [{"rate": r, "validation_accuracy": a} for r, a in ((1e-4, 0.5), (3e-4, 0.75), (9e-4, 0.6))]
+    notes = {"tried": tried, "rate": 3e-4, "n": 60, "rows": 100, "epochs": 2}
+    row = tables.rates({"text encoder": Facts("f", "made", notes)}).iloc[0].tolist()
+    assert row == ["text encoder", "0.0001: 50.0, **0.0003: 75.0**, 0.0009: 60.0", 60, 100, 2]
+
+
 def test_generality_and_other_texts_carry_the_changes(mixtures):
     mixtures.arrays["ranks"][..., ::2] = 0  # the items on which a trade-off is chosen do not count here
     frame = tables.generality({"full": mixtures})
