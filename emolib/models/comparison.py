@@ -279,9 +279,9 @@ def recorded(load: Callable[[str], Result]) -> tuple[Records, Records, Records]:
     for modality, name in (("image", f"faces/{tables.best_method(load)}"), ("text", "texts/clip-tuned")):
         matched[f"{modality}-tuned"] = fusion.pairs_of(load(name), listed, modality)
     with suppress(MissingRecord):
-        genuine = {kind: load(f"genuine/{kind}") for kind in fusion.KINDS}
-        masked = {k: v if k.startswith("image") else load(f"genuine-masked/{k}") for k, v in genuine.items()}
-        genuine |= {kind: load(f"genuine/{kind}") for kind in TUNED}
+        found = {kind: load(f"genuine/{kind}") for kind in (*fusion.KINDS, *TUNED)}
+        masked = {k: found[k] if k.startswith("image") else load(f"genuine-masked/{k}") for k in fusion.KINDS}
+        genuine = found
     return genuine, masked, matched
 
 

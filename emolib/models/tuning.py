@@ -235,8 +235,8 @@ def search(
         short = replace(config, fit=replace(config.fit, epochs=grid.epochs, learning_rate=rate))
         history = fit(encoder, some, method, short, prompts, head, seed=config.seeds[0], work=replace(work, folder=None)).history
         tried.append({"rate": rate} | history[training.best_epoch(history)])
-    best = max(tried, key=lambda t: (t["validation_accuracy"], -t["validation_loss"]))
-    return facts(data, {"tried": tried, "rate": best["rate"], "rows": len(rows[0]), "n": len(rows[1]), "epochs": grid.epochs})
+    rate = tried[training.best_epoch(tried)]["rate"]  # one rule for epochs and rates
+    return facts(data, {"tried": tried, "rate": rate, "rows": len(rows[0]), "n": len(rows[1]), "epochs": grid.epochs})
 
 
 def first_head(encoder: Encoder, data: Dataset, method: str, prompts: list[list[str]] | None) -> Head:

@@ -144,7 +144,7 @@ def rates(searched: dict[str, Facts]) -> pd.DataFrame:
         best = [t["rate"] for t in found.notes["tried"]].index(found.notes["rate"])
         tried[best] = f"**{tried[best]}**"
         rows.append([name, ", ".join(tried), *(found.notes[key] for key in ("n", "rows", "epochs"))])
-    return pd.DataFrame(rows, columns=["learning rate of", "rate: validation accuracy %", "n", "Training items", "epochs"])
+    return pd.DataFrame(rows, columns=["fine-tuned on", "rate: validation accuracy %", "n", "Training items", "epochs"])
 
 
 def generality(mixtures: dict[str, Facts]) -> pd.DataFrame:

@@ -52,10 +52,8 @@ def machine(tmp_path_factory):
     return folder, site
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_first_cells_of_each_notebook_work(name, machine):
-    """Run up to the cell that says where a page's numbers come from, as this machine's Python would."""
-    folder, site = machine
+def first_cells(folder, name):
+    """Run a notebook up to the cell that says where a page's numbers come from, as this machine's Python would."""
     node = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
     publish.dress(node, name, str(folder / "repository"))
     cells = {cell.id: cell.source for cell in node.cells if cell.cell_type == "code"}
@@ -63,12 +61,32 @@ def test_first_cells_of_each_notebook_work(name, machine):
     clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV", "EMOLIB_OUT")}
     clean |= {"PYTHONPATH": str(folder / "stub"), "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(folder / "wheels")}
     command = [folder / "venv" / "bin" / "python", "-c", code.replace("/content/study", str(folder / "study"))]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=clean)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=clean)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_first_cells_of_each_notebook_work(name, machine):
+    folder, site = machine
+    done = first_cells(folder, name)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.splitlines()[-1] == str(folder / "study" / "emolib" / "__init__.py")
     assert all((site / lacked).is_dir() for lacked in LACKED)
     kept = [path for path in site.iterdir() if path.name.partition("-")[0] in ("torch", "torchvision")]
     assert len(kept) >= 4 and all(path.is_symlink() for path in kept)
+
+
+def test_a_torch_that_is_too_old_is_left_alone_and_named(machine):
+    """pip refuses as a whole: nothing is installed, torch stays, the reader sees which version is wanted."""
+    folder, site = machine
+    project = folder / "study" / "pyproject.toml"
+    text = project.read_text()
+    project.write_text(text.replace('"torch>=2.9"', '"torch>=99"'))
+    try:
+        done = first_cells(folder, NAMES[0])
+    finally:
+        project.write_text(text)
+    assert done.returncode != 0 and "torch>=99" in done.stderr, done.stderr[-2000:]
+    assert all(path.is_symlink() for path in site.iterdir() if path.name.partition("-")[0] in ("torch", "torchvision"))
 
 
 def test_without_an_address_the_cell_says_what_to_do(tmp_path):
