@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.model_selection import StratifiedGroupKFold
 from tqdm import tqdm
 
-from emolib.data.dataset import Dataset, content
+from emolib.data.dataset import DataError, Dataset, content
 from emolib.data.labels import FACE_CLASSES, FERPLUS_COLUMNS, FERPLUS_TO_FACE, SPLITS
 from emolib.data.pairing import tokens
 from emolib.data.pictures import SIDE, grey_pixels
@@ -133,6 +136,34 @@ def clean(data: Dataset) -> Dataset:
     """Training without exact duplicates of held-out items and without constant pictures; the rest is untouched."""
     blank = constant(data) if data.images is not None else np.zeros(len(data), bool)
     return data.select(~(leaks(data) | (blank & (data.split == "train"))))
+
+
+def draw_splits(data: Dataset, splits: Sequence[str] = SPLITS[1:], *, folds: int = 7) -> Dataset:
+    """The data with those of the splits that it lacks drawn from Training: a seventh each, classes alike, duplicates together.
+
+    Exact duplicates and (up to 50,000 items) near ones stay in one split. Always the same for the same data. Raises DataError
+    where a class is too small to be in each split.
+    """
+    lacking = [split for split in splits if split not in data.split]
+    if not lacking:
+        return data
+    train = data.part("train")
+    groups = [duplicates(train, m) for m in train.modalities]
+    near = [near_duplicates(train, m)[:, :2] for m in train.modalities] if len(train) <= 50_000 else [np.empty((0, 2), int)]
+    group = merge(groups, np.concatenate(near))
+    found, rows = data.split.astype("U10"), np.flatnonzero(data.split == "train")
+    first = np.unique(group, return_index=True)[1]
+    if (counts := np.bincount(train.labels[first], minlength=len(data.classes))).min(initial=folds) < folds:
+        few = int(counts.argmin())
+        raise DataError(
+            f"{data.source}: {counts[few]} different items of the class {data.classes[few]}, wanted {folds} or more to draw "
+            f"{' and '.join(lacking)} from; add some, leave the class out, or give the splits yourself"
+        )
+    parts = StratifiedGroupKFold(folds, shuffle=True, random_state=0).split(group, train.labels, group)
+    for split, (_, chosen) in zip(lacking, parts, strict=False):
+        found[rows[chosen]] = split
+    source = f"{data.source}, {' and '.join(lacking)} drawn from Training (a seventh each, duplicates together)"
+    return replace(data, split=found, source=source)
 
 
 def merge(groups: list[np.ndarray], pairs: np.ndarray | None = None) -> np.ndarray:

@@ -26,6 +26,12 @@ FERPLUS_TO_FACE = {
     "fear": "fear",
 }
 
+# Words for one emotion, as folders and labels of other sets have them.
+WORDS = (
+    {"anger", "angry"}, {"disgust", "disgusted"}, {"fear", "fearful", "afraid"}, {"joy", "happy", "happiness"},
+    {"sadness", "sad"}, {"surprise", "surprised"},
+)  # fmt: skip
+
 SPLITS = ("train", "validation", "test")
 
 # Ways of fine-tuning a dual encoder, as they are called on pages.

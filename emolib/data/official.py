@@ -11,8 +11,9 @@ import pandas as pd
 from tqdm import tqdm
 
 from emolib import store
-from emolib.data import readers
+from emolib.data import audit, readers
 from emolib.data.dataset import DataError, Dataset, column, refuse
+from emolib.data.files import read_file
 from emolib.data.labels import FACE_CLASSES, FERPLUS_COLUMNS, MSED_CLASSES, SHARED_CLASSES, SPLITS
 from emolib.data.pictures import SIDE, grey_pixels
 from emolib.profiles import ROOT
@@ -106,9 +107,9 @@ def read_fer_hub() -> Dataset:
     order = np.array([FER_TRAINING_COUNTS.index(count) for count in counts])
     whole = pd.concat([tables["train"], tables["test"]])
     split = np.repeat(np.array(["train", "test"], "U10"), [len(tables["train"]), len(tables["test"])])
-    split, said = readers.split_off_validation(split)
     pixels = grey_pixels([readers.read_picture(cell, Path()) for cell in whole["jpg"]], SIDE)
-    return Dataset(np.arange(len(split)), order[whole["cls"]], split, FACE_CLASSES, f"{MERGED} ({FER_HUB}){said}", pixels)
+    faces = Dataset(np.arange(len(split)), order[whole["cls"]], split, FACE_CLASSES, f"{MERGED} ({FER_HUB})", pixels)
+    return audit.draw_splits(faces, SPLITS[1:2])
 
 
 def read_goemotions(folder: str | Path) -> Dataset:
@@ -139,11 +140,11 @@ def read_msed(folder: str | Path) -> Dataset:
 
     folder: a clone of github.com/MSEDdataset/MSED ({split}/{split}.csv, {split}/images/1.jpg ...), or its tables as .parquet.
     """
-    tables = readers.folder_tables(Path(folder))
+    tables = readers.find_tables(Path(folder))
     for path in sorted(Path(folder).glob("*/*.csv")):
-        if path.stem == path.parent.name and readers.STEMS.get(path.stem) not in {None, *tables}:
-            table = readers.read_file(path).rename(columns=str.lower)
+        if path.stem == path.parent.name and readers.split_named(path.stem) not in {None, *tables}:
+            table = read_file(path).rename(columns=str.lower)
             table["image"] = [f"images/{number + 1}.jpg" for number in range(len(table))]
-            tables[readers.STEMS[path.stem]] = [(str(path), table, path.parent)]
+            tables[readers.split_named(path.stem)] = [(str(path), table, path.parent)]
     columns = readers.Columns("image", ("title", "caption"), "emotion", ("caption", "desire"))
     return readers.assemble(tables, "MSED", columns, MSED_CLASSES)

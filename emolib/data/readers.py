@@ -1,40 +1,65 @@
-"""Readers of anybody's data: tables with image, text and label, from a folder or the Hub, and class folders.
+"""Readers of anybody's data: tables with image, text and label, from a file, a folder or the Hub, and class folders.
 
 A row that cannot be read is a DataError that names file, row, value found and value wanted; with on_error="skip" such rows
-are left out, and `source` says how many. Ids count the rows of train, then validation, then test, left-out rows too.
+are left out, and `source` says how many. Ids count the rows of the file, of several those of train, then validation, then test,
+left-out rows too.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from emolib.data import audit
 from emolib.data.dataset import DataError, Dataset, MissingData, column, refuse
-from emolib.data.labels import SPLITS
+from emolib.data.files import SUFFIXES, kind_of, read_file
+from emolib.data.labels import SPLITS, WORDS
 from emolib.data.pictures import open_picture
 
-STEMS = {"train": "train", "test": "test"} | dict.fromkeys(("val", "valid", "validation", "dev"), "validation")
-SUFFIXES = (".txt", ".csv", ".jsonl", ".parquet")
+STEMS = {"train": "train", "training": "train", "test": "test", "privatetest": "test"}
+STEMS |= dict.fromkeys(("val", "valid", "validation", "dev", "publictest"), "validation")
+SPLIT_COLUMNS = ("split", "usage", "partition", "subset", "set")
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 SMALL = 96  # pixels: pictures of one size up to this side are held as an array, others are opened when they are needed
 
-Part = tuple[str, pd.DataFrame, Path]  # where its rows come from, the rows, the folder that its paths are relative to
+# Where its rows come from, the rows, the folder that its paths are relative to.
+Part = tuple[str, pd.DataFrame, Path]
+
+
+def read(source: str | Path, *, image: str | None = None, text: str | Sequence[str] = (), **options) -> Dataset:
+    """Anybody's data: class folders where no column is named, else a table; validation and test are drawn where missing.
+
+    options: as of `read_table` or `read_class_folders`.
+    """
+    options = {"draw": SPLITS[1:]} | options
+    if image or text:
+        return read_table(source, image=image, text=text, **options)
+    if not Path(source).is_dir():
+        raise ValueError(f'{source} is no folder of class folders; of a table name the columns: image="...", text="..."')
+    return read_class_folders(source, **options)
+
+
+def split_named(name) -> str | None:
+    """The split that a folder, a file or a cell of that name stands for."""
+    return STEMS.get(plain(name).strip().casefold())
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a table hold what."""
+    """Which columns of a table hold what, and other names of the classes: {label found: class}."""
 
     image: str | None
     text: tuple[str, ...]
     label: str
     extras: tuple[str, ...] = ()
+    split: str | None = None
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
     def pick(self, table: pd.DataFrame, where: str) -> pd.DataFrame:
         """Label, image, texts and extras, in this order; DataError lists the columns that are missing."""
@@ -46,63 +71,89 @@ class Columns:
             raise DataError(f"{where}: columns found {list(table.columns)!s:.300}, missing {sorted(missing)}")
         return table[wanted]
 
+    def splits(self, table: pd.DataFrame, where: str) -> Sequence[str | None]:
+        """Of each row of a table without other parts its split, None for one that has no such name; all train by default."""
+        if self.split and self.split not in table:
+            raise DataError(f"{where}: columns found {list(table.columns)!s:.300}, missing the split's, {self.split!r}")
+        known = [c for c in table if str(c).casefold() in SPLIT_COLUMNS and all(map(split_named, table[c]))]
+        if chosen := [self.split] if self.split else known[:1]:
+            return [split_named(cell) for cell in table[chosen[0]]]
+        return ["train"] * len(table)
+
     def read(self, cells: Sequence, folder: Path, classes: Sequence[str]) -> tuple:
         """(label number, picture, text, extras) of a row that `pick` left; DataError says what is wrong."""
         label, *rest = cells
         image, rest = (rest[0], rest[1:]) if self.image else (None, rest)
         n = len(self.text)
-        number, text = read_label(label, classes, rest[:n]), read_text(rest[:n], self.text) if n else None
+        number, text = read_label(self.renamed.get(plain(label), label), classes, rest[:n]), None
+        if n:
+            text = read_text(rest[:n], self.text)
         return number, read_picture(image, folder) if self.image else None, text, rest[n:]
 
 
 def read_table(
     source: str | Path, *, image: str | None = None, text: str | Sequence[str] = (), label: str = "label",
-    classes: Sequence[str] | None = None, extras: Sequence[str] = (), name: str | None = None, on_error: str = "raise",
+    split: str | None = None, classes: Sequence[str] | None = None, renamed: Mapping[str, str] | None = None,
+    extras: Sequence[str] = (), name: str | None = None, draw: Sequence[str] = (), on_error: str = "raise",
 ) -> Dataset:  # fmt: skip
-    """Rows with a picture, a text, or both, and a label, from a folder or from the Hub.
+    """Rows with a picture, a text, or both, and a label, from a file, a folder or the Hub.
 
-    source: a folder with train, val (valid, validation, dev) and test as `.txt` (`text;label`), `.csv`, `.jsonl` or
-    `.parquet`, or with folders of these names that hold a `metadata.csv` (imagefolder), or a set of the Hub with its
-    revision, ID@REVISION or ID:CONFIG@REVISION. image: a column of encoded bytes or of paths relative to the file. text: a
-    column, or several to be joined. label: a column of class names or numbers. classes: default, the labels of Training in
-    alphabetical order. extras: more columns to keep. Raises MissingData where a part is not at hand, DataError.
+    source: a file (`.txt` of `text;label`, `.csv`, `.tsv`, also .gz, `.jsonl`, `.parquet`); or a folder with such files called
+    train, val (valid, validation, dev) and test, or with folders of these names that hold a `metadata.csv` (imagefolder); or a
+    set of the Hub with its revision, ID@REVISION or ID:CONFIG@REVISION. image: a column of encoded bytes or of paths relative
+    to the file. text: a column, or several to be joined. label: a column of class names or numbers. split: of one file, the
+    column that tells the splits; default, one of `SPLIT_COLUMNS` that does. classes: default, the labels of Training in
+    alphabetical order. renamed: {label found: class}. extras: more columns to keep. draw: splits that may be drawn from
+    Training, see `audit.draw_splits`. Raises MissingData where another part is not at hand, DataError.
     """
-    columns = Columns(image, (text,) if isinstance(text, str) else tuple(text), label, tuple(extras))
+    texts = (text,) if isinstance(text, str) else tuple(text)
+    columns = Columns(image, texts, label, tuple(extras), split, renamed or {})
     if not columns.image and not columns.text:
         raise ValueError('name a column of pictures or of texts: read_table(..., image="image", text="text")')
-    known = Path(source).is_dir()
-    tables = folder_tables(Path(source)) if known else hub_tables(str(source))
-    return assemble(tables, name or (Path(source).name if known else str(source)), columns, classes, on_error)
+    path = Path(source)
+    tables = find_tables(path) if path.exists() else hub_tables(str(source))
+    return assemble(tables, name or (path.name if path.exists() else str(source)), columns, classes, draw, on_error)
 
 
 def assemble(
-    tables: dict[str, list[Part]], name: str, columns: Columns, classes: Sequence[str] | None = None, on_error: str = "raise"
-) -> Dataset:
-    """The tables of train, validation and test as one data set."""
-    if missing := [split for split in SPLITS if split not in tables]:
+    tables: dict[str, list[Part]], name: str, columns: Columns, classes: Sequence[str] | None = None, draw: Sequence[str] = (),
+    on_error: str = "raise",
+) -> Dataset:  # fmt: skip
+    """The tables of train, validation and test, or (under "") one that tells them apart itself, as one data set."""
+    parts = []
+    for part in (*SPLITS, ""):
+        for where, table, folder in tables.get(part, []):
+            splits = [part] * len(table) if part else columns.splits(table, where)
+            parts.append((where, columns.pick(table, where), folder, splits))
+    there = {s for *_, splits in parts for s in splits}
+    if missing := [s for s in SPLITS if s not in there and s not in draw]:
         raise MissingData(
             f"{name} has no part {' and no part '.join(missing)}; wanted train, validation (val, valid, dev) and test, each as "
-            f"{', '.join(SUFFIXES)} or as a folder with metadata.csv; on the Hub, as splits"
+            f"{', '.join(SUFFIXES)} or as a folder with metadata.csv; on the Hub, as splits; in one file, in a column split"
         )
-    parts = [(split, where, columns.pick(table, where), folder) for split in SPLITS for where, table, folder in tables[split]]
-    known = tuple(classes or class_names(cell for split, _, table, _ in parts if split == "train" for cell in table.iloc[:, 0]))
+    trained = (cell for _, table, _, splits in parts for cell, s in zip(table.iloc[:, 0], splits, strict=True) if s == "train")
+    known = tuple(classes or class_names(columns.renamed.get(plain(cell), cell) for cell in trained))
     rows, problems, total = [], [], 0
-    for split, where, table, folder in parts:
-        for number, cells in enumerate(table.itertuples(index=False, name=None)):
+    for where, table, folder, splits in parts:
+        cells = zip(table.index, splits, table.itertuples(index=False, name=None), strict=True)
+        for number, (place, part, row) in enumerate(cells):
             try:
-                rows.append((total + number, split, *columns.read(cells, folder, known)))
+                if part is None:
+                    raise DataError(f"the split is not {', '.join(SPLITS)} or another name of these")
+                rows.append((total + number, part, *columns.read(row, folder, known)))
             except DataError as error:
-                problems.append(f"{where}, row {number}: {error}")
+                problems.append(f"{where}, {table.index.name or 'row'} {place}: {error}")
         total += len(table)
         refuse(problems, on_error)
     if not rows:
         raise DataError(f"{name}: no readable row")
     ids, split, labels, images, texts, extras = zip(*rows, strict=True)
     more = {key: column(cells) for key, cells in zip(columns.extras, zip(*extras, strict=True), strict=True)}
-    return Dataset(
-        np.array(ids), np.array(labels), np.array(split), known, name + left_out(problems),
+    data = Dataset(
+        np.array(ids), np.array(labels), np.array(split, "U10"), known, name + left_out(problems),
         column(images) if columns.image else None, column(texts) if columns.text else None, more,
     )  # fmt: skip
+    return audit.draw_splits(data, draw)
 
 
 def left_out(problems: list[str]) -> str:
@@ -119,16 +170,22 @@ def plain(cell) -> str:
 
 def class_names(cells: Iterable) -> list[str]:
     """The labels that occur, numbers by size, names by alphabet."""
-    return sorted({plain(cell) for cell in cells} - {""}, key=lambda name: (int(name) if name.isdecimal() else -1, name))
+    return sorted(
+        {plain(cell) for cell in cells} - {""}, key=lambda name: (int(name) if name.isdecimal() and len(name) < 9 else -1, name)
+    )
 
 
 def read_label(cell, classes: Sequence[str], beside: Sequence = ()) -> int:
-    """A class's number from its name or number."""
-    name = plain(cell)
+    """A class's number from its name, in any case or as one of its `WORDS`, from its number, or from both ("3_happy")."""
+    name = plain(cell).strip()
     if name in classes:
         return classes.index(name)
-    if name.isdecimal() and int(name) < len(classes):
+    if name.isdecimal() and len(name) < 9 and int(name) < len(classes):
         return int(name)
+    for said in (name, re.sub(r"^\d+[\s_.-]+", "", name)):
+        words = {said.casefold()}.union(*(group for group in WORDS if said.casefold() in group))
+        if len(found := [i for i, known in enumerate(classes) if known.casefold() in words]) == 1:
+            return found[0]
     wanted = f"wanted one of {', '.join(classes):.300} or 0 to {len(classes) - 1}"
     if not name:
         raise DataError(f"no label beside {', '.join(map(plain, beside))!r:.60}, {wanted} (in a .txt file: text;label)")
@@ -158,41 +215,22 @@ def read_picture(cell, folder: Path) -> bytes | Path:
     return found
 
 
-def folder_tables(folder: Path) -> dict[str, list[Part]]:
-    """The parts of a folder by split: of several formats of one part the first in `SUFFIXES`, with all its shards."""
+def find_tables(path: Path) -> dict[str, list[Part]]:
+    """The parts of a folder by split, or one table under ""; of several formats the first in `SUFFIXES`, with all its shards."""
+    if path.is_file():
+        return {"": [(str(path), read_file(path), path.parent)]}
     found: dict[str, list[Part]] = {}
     for suffix in SUFFIXES:
         parts: dict[str, list[Part]] = {}
-        for path in sorted([*folder.glob(f"*{suffix}"), *folder.glob(f"*/metadata{suffix}")]):
-            stem = path.parent.name if path.parent != folder else re.sub(r"-\d+-of-\d+$", "", path.stem)
-            if stem in STEMS and STEMS[stem] not in found:
-                parts.setdefault(STEMS[stem], []).append((str(path), read_file(path), path.parent))
+        for file in sorted([*path.glob("*"), *path.glob("*/metadata.*")]):
+            if kind_of(file) != suffix or not file.is_file():
+                continue
+            stem = file.parent.name if file.parent != path else re.sub(r"-\d+-of-\d+$", "", file.name.split(".")[0])
+            if (split := split_named(stem)) and split not in found:
+                parts.setdefault(split, []).append((str(file), read_file(file), file.parent))
         found |= parts
-    return found
-
-
-def read_file(path: Path) -> pd.DataFrame:
-    """A table of text cells, or of parquet's own; a broken byte stays visible as a surrogate, so that its row can be named."""
-    try:
-        if path.suffix == ".parquet":
-            return pd.read_parquet(path)
-        if path.suffix == ".csv":
-            return pd.read_csv(path, dtype=object, keep_default_na=False, encoding_errors="surrogateescape")
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path} is no readable {path.suffix} file: {str(error)[:300]}") from error
-    lines = [line.decode("utf8", "surrogateescape") for line in path.read_bytes().splitlines()]
-    if path.suffix == ".jsonl":
-        return pd.DataFrame([read_json(line, f"{path}, row {row}") for row, line in enumerate(lines)], dtype=object)
-    cells = [line.rpartition(";") for line in lines]  # the text itself may hold semicolons
-    return pd.DataFrame([(text, label) if found else (label, None) for text, found, label in cells], dtype=object)
-
-
-def read_json(line: str, where: str) -> dict:
-    """One line of a .jsonl file."""
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{where}: {line!r:.100} is no JSON object ({error})") from error
+    alone = [file for file in path.glob("*") if kind_of(file) in SUFFIXES[1:]]
+    return find_tables(alone[0]) if not found and len(alone) == 1 else found
 
 
 def hub_tables(source: str) -> dict[str, list[Part]]:
@@ -218,50 +256,66 @@ def hub_tables(source: str) -> dict[str, list[Part]]:
         for key, kind in rows.features.items():
             if names := getattr(kind, "names", None):
                 table[key] = [names[i] if i is not None and i >= 0 else None for i in table[key]]  # -1: not labelled
-        if split in STEMS:
-            found.setdefault(STEMS[split], []).append((f"{source}, {split}", table, Path()))
+        if part := split_named(split):
+            found.setdefault(part, []).append((f"{source}, {split}", table, Path()))
     return found
 
 
 def read_class_folders(
-    folder: str | Path, classes: Sequence[str] | None = None, *, name: str | None = None, on_error: str = "raise"
-) -> Dataset:
-    """Pictures in `train/<class>/*` and `test/<class>/*`, perhaps `validation/<class>/*`; else a tenth of train becomes it.
+    folder: str | Path, classes: Sequence[str] | None = None, *, name: str | None = None,
+    renamed: Mapping[str, str] | None = None, draw: Sequence[str] = SPLITS[1:2], on_error: str = "raise",
+) -> Dataset:  # fmt: skip
+    """Pictures in folders that bear their class's name, perhaps in folders of the splits: `[...]/train/<class>/*`.
 
-    classes: default, the folders of train in alphabetical order. Pictures of one size up to `SMALL` pixels become one uint8
-    array, others an object column of paths. Raises MissingData where a part holds no picture, DataError.
+    Without folders of the splits the files' names may begin with them (`Training_1.jpg`). classes: default, the folders of
+    train in alphabetical order. renamed: {folder found: class}. draw: splits that may be drawn from Training where they are
+    missing, see `audit.draw_splits`. Pictures of one size up to `SMALL` pixels become one uint8 array, others an object column
+    of paths. `source` says how many files were no pictures in a class folder. Raises MissingData where a part holds no picture,
+    DataError.
     """
-    folder = Path(folder)
-    paths = sorted(path for path in folder.glob("*/*/*") if path.is_file() and path.name[0] != ".")
-    files = [(split, path) for split in SPLITS for path in paths if STEMS.get(path.parts[-3]) == split]
-    known = tuple(classes or class_names(path.parent.name for split, path in files if split == "train"))
+    folder, other = Path(folder), renamed or {}
+    files, skipped = list_pictures(folder)
+    known = tuple(classes or class_names(other.get(label, label) for split, label, _ in files if split == "train"))
     rows, pixels, sizes, problems = [], [], set(), []
-    for number, (split, path) in enumerate(tqdm(files, desc=f"reading {folder.name}", unit="image", leave=False)):
+    for number, (split, label, path) in enumerate(tqdm(files, desc=f"reading {folder.name}", unit="image", leave=False)):
         try:
-            label, picture = read_label(path.parent.name, known), open_picture(path.read_bytes(), "the picture")
-        except DataError as error:
+            found, picture = read_label(other.get(label, label), known), open_picture(path.read_bytes(), "the picture")
+        except (DataError, OSError) as error:
             problems.append(f"{path}: {error}")
             continue
-        rows.append((number, label, split, path))
+        rows.append((number, found, split, path))
         sizes.add(picture.size)
         if len(sizes) == 1 and max(picture.size) <= SMALL:
             pixels.append(np.asarray(picture))
     refuse(problems, on_error)
-    if missing := {"train", "test"} - {split for _, _, split, _ in rows}:
-        raise MissingData(f"{folder}: no picture in {' and none in '.join(f'{part}/<class>/' for part in sorted(missing))}")
+    if missing := set(SPLITS) - set(draw) - {split for _, _, split, _ in rows}:
+        parts = " and none in ".join(f"{part}/<class>/" for part in sorted(missing))
+        raise MissingData(f"{folder}: no picture in {parts}, or in <class>/ where there are no splits")
     ids, labels, split, paths = zip(*rows, strict=True)
-    split, said = split_off_validation(np.array(split, "U10"))
+    said = f", {skipped} files that are no pictures of a class skipped" if skipped else ""
     source, held = (name or f"{folder.name}, class folders") + said + left_out(problems), len(pixels) == len(rows)
-    return Dataset(np.array(ids), np.array(labels), split, known, source, stack(pixels) if held else column(paths))
+    images = stack(pixels) if held else column(paths)
+    return audit.draw_splits(Dataset(np.array(ids), np.array(labels), np.array(split, "U10"), known, source, images), draw)
 
 
-def split_off_validation(split: np.ndarray) -> tuple[np.ndarray, str]:
-    """Splits with a random tenth of train as validation where there is none, and what `source` says of it."""
-    if "validation" in split:
-        return split, ""
-    train = np.flatnonzero(split == "train")
-    split[np.random.default_rng(0).permutation(train)[: len(train) // 10]] = "validation"
-    return split, ", validation is a random tenth of train"
+def list_pictures(folder: Path) -> tuple[list[tuple[str, str, Path]], int]:
+    """(split, class name, path) of each picture below a folder, train first, and how many other files there are.
+
+    Where any picture has a split, those without one are among the others; where none has, all are train.
+    """
+    files, others = [], 0
+    for path in sorted(folder.rglob("*")):
+        *above, label, name = ("", *path.relative_to(folder).parts)
+        hidden = any(part.startswith((".", "__MACOSX")) for part in (*above, label, name))
+        if hidden or not label or split_named(label) or path.suffix.lower() not in PICTURES or not path.is_file():
+            others += path.is_file()
+            continue
+        splits = [split_named(part) for part in (name.split("_")[0], *reversed(above))]
+        files.append((next(filter(None, splits), None), label, path))
+    if not any(split for split, _, _ in files):
+        return [("train", label, path) for _, label, path in files], others
+    sorted_in = [(split, label, path) for part in SPLITS for split, label, path in files if split == part]
+    return sorted_in, others + len(files) - len(sorted_in)
 
 
 def stack(pictures: list[np.ndarray]) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 
 from emolib.data import audit, official, pairing, readers
 from emolib.data.dataset import DataError, Dataset, MissingData, column
+from emolib.data.files import read_file
 from emolib.data.labels import FACE_CLASSES, SHARED_CLASSES, SPLITS, TEXT_CLASSES
 from emolib.profiles import ROOT, Profile, data_folder
 
@@ -183,7 +184,7 @@ def cifar10(profile: Profile) -> Dataset:
     """
     path = data_folder() / "cifar10" / "test.parquet"
     try:
-        table = readers.read_file(path) if path.exists() else readers.hub_tables(CIFAR_HUB)["test"][0][1]
+        table = read_file(path) if path.exists() else readers.hub_tables(CIFAR_HUB)["test"][0][1]
     except MissingData as error:
         raise missing("CIFAR-10", "test.parquet", path.parent, f"{error}. Put its test split there as .parquet") from error
     classes = tuple(readers.class_names(table["label"]))

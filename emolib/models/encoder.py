@@ -213,12 +213,13 @@ class Encoder:
     def open(self, images: Sequence, numbers: Sequence[int] | None = None) -> torch.Tensor:
         """Pictures of any kind that `open_picture` takes -> (N, 3, S, S) uint8, by the checkpoint's own processor."""
         numbers = range(len(images)) if numbers is None else numbers
-        opened = [open_picture(picture, f"picture {i}") for i, picture in zip(numbers, images, strict=True)]
         square = {"height": self.size, "width": self.size}
         size = {"shortest_edge": self.size} if "shortest_edge" in dict(self.processor.size) else square
         extra = {"crop_size": square} if getattr(self.processor, "do_center_crop", False) else {}
         plain = {"do_rescale": False, "do_normalize": False, "return_tensors": "pt"}
-        return self.processor(opened, size=size, **plain, **extra)["pixel_values"]
+        # One by one: a batch of photographs at their full size would fill the memory.
+        each = (open_picture(picture, f"picture {i}") for i, picture in zip(numbers, images, strict=True))
+        return torch.cat([self.processor([picture], size=size, **plain, **extra)["pixel_values"] for picture in each])
 
     def normalise(self, pictures: torch.Tensor) -> torch.Tensor:
         """(N, 1 or 3, S, S) in [0, 1] -> (N, 3, S, S) with the encoder's mean and spread."""

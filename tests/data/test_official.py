@@ -1,4 +1,5 @@
 import gzip
+import io
 
 import numpy as np
 import pandas as pd
@@ -8,6 +9,13 @@ from PIL import Image
 from emolib.data import official
 from emolib.data.dataset import DataError
 from emolib.data.labels import FERPLUS_COLUMNS
+
+
+def encoded(picture):
+    stream = io.BytesIO()
+    picture.save(stream, "PNG")
+    return stream.getvalue()
+
 
 GOOD = " ".join(["7"] * 2304)
 
@@ -75,17 +83,17 @@ def test_votes_join_by_row_and_refuse_another_file(tmp_path, cache):
 
 
 def test_the_hub_copy_finds_its_own_class_order(monkeypatch, tmp_path):
-    Image.new("L", (48, 48), 9).save(tmp_path / "9.png")
-    picture = {"bytes": (tmp_path / "9.png").read_bytes()}
-    monkeypatch.setattr(official, "FER_TRAINING_COUNTS", counts := (39, 4, 40, 72, 48, 31, 49))
+    pixels = np.random.default_rng(0).integers(0, 256, (286, 48, 48), dtype=np.uint8)
+    monkeypatch.setattr(official, "FER_TRAINING_COUNTS", counts := (39, 7, 40, 72, 48, 31, 49))
     # That copy's order ends in neutral, sad, surprise.
     table = pd.DataFrame({"cls": np.repeat(np.arange(7), [counts[k] for k in (0, 1, 2, 3, 6, 4, 5)])})
-    table["jpg"] = [picture] * len(table)
+    table["jpg"] = [{"bytes": encoded(Image.fromarray(p))} for p in pixels]
     parts = {split: [("hub", table, tmp_path)] for split in ("train", "test")}
     monkeypatch.setattr(official.readers, "hub_tables", lambda source: parts)
     data = official.read_fer_hub()
     assert np.bincount(data.labels[data.split == "test"]).tolist() == list(counts)
-    assert "cannot be told apart" in data.source and (data.images == 9).all() and data.counts().sum(1).tolist() == [255, 28, 283]
+    assert "cannot be told apart" in data.source and np.array_equal(data.images[:286], pixels)
+    assert data.counts().sum(1).tolist() == [245, 41, 286]
     monkeypatch.setattr(official, "FER_TRAINING_COUNTS", (40, *counts[1:]))
     with pytest.raises(DataError, match="images per class"):
         official.read_fer_hub()

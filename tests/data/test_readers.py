@@ -1,4 +1,6 @@
+import gzip
 import json
+from dataclasses import replace
 from unittest.mock import Mock
 
 import numpy as np
@@ -6,9 +8,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from emolib.data import readers
+from emolib.data import audit, files, readers
 from emolib.data.dataset import DataError, MissingData, content
-from emolib.data.labels import TEXT_CLASSES
+from emolib.data.labels import FACE_CLASSES, TEXT_CLASSES
 
 ROWS = [("i feel; oddly enough, fine", "joy"), ("i feel down", "sadness"), ("null", "fear")]
 
@@ -20,8 +22,8 @@ def write(folder, suffix, rows=ROWS, stems=("train", "val", "test")):
         path = folder / f"{stem}{suffix}"
         if suffix == ".txt":
             path.write_text("".join(f"{text};{label}\n" for text, label in rows))
-        elif suffix == ".csv":
-            table.to_csv(path, index=False)
+        elif suffix in (".csv", ".tsv"):
+            table.to_csv(path, index=False, sep="," if suffix == ".csv" else "\t")
         elif suffix == ".jsonl":
             path.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows))
         else:
@@ -54,11 +56,11 @@ def test_numbers_are_labels_too(tmp_path, suffix):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b"i feel odd;bored", "row 1: label is 'bored', wanted one of sadness, joy.* or 0 to 5"),
-        (b"i feel odd;6", "row 1: label is '6'"),
-        (b" ;joy", "row 1: the text is empty, wanted at least one word in text"),
-        (b"i feel odd", "row 1: no label beside 'i feel odd'.*text;label"),
-        (b"i f\xe9el;joy", "row 1: byte 0xe9 at column 3 is not UTF-8"),
+        (b"i feel odd;bored", "line 2: label is 'bored', wanted one of sadness, joy.* or 0 to 5"),
+        (b"i feel odd;6", "line 2: label is '6'"),
+        (b" ;joy", "line 2: the text is empty, wanted at least one word in text"),
+        (b"i feel odd", "line 2: no label beside 'i feel odd'.*text;label"),
+        (b"i f\xe9el;joy", "line 2: byte 0xe9 at column 3 is not UTF-8"),
     ],
 )
 def test_a_bad_line_is_named_and_can_be_left_out(tmp_path, line, message):
@@ -74,12 +76,12 @@ def test_a_bad_line_is_named_and_can_be_left_out(tmp_path, line, message):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("test.csv", b"text,label\nfine,joy\ni f\xe9el,joy\n", r"test\.csv, row 1: byte 0xe9 at column 3"),
+        ("test.csv", b"text,label\nfine,joy\ni f\xe9el,joy\n", r"test\.csv, line 3: byte 0xe9 at column 3"),
         ("test.csv", b"sentence,label\nx,joy\n", r"test\.csv: columns found \['sentence', 'label'\], missing \['text'\]"),
-        ("test.csv", b'text,label\n"x,joy\n', r"test\.csv is no readable \.csv file"),
-        ("test.csv", b"", r"test\.csv is no readable \.csv file"),
-        ("test.jsonl", b'{"text": "x", "label": "joy"}\n{"text": \n', r"test\.jsonl, row 1: '\{\"text\": ' is no JSON object"),
-        ("test.jsonl", b'{"text": "i f\xe9el", "label": "joy"}\n', r"test\.jsonl, row 0: byte 0xe9"),
+        ("test.csv", b'text,label\n"x,joy\n', r"test\.csv, line 2: unexpected end of data"),
+        ("test.csv", b"", r"test\.csv is empty, wanted a header and rows"),
+        ("test.jsonl", b'{"text": "x", "label": "joy"}\n{"text": \n', r"test\.jsonl, line 2: '\{\"text\": ' is no JSON object"),
+        ("test.jsonl", b'{"text": "i f\xe9el", "label": "joy"}\n', r"test\.jsonl, line 1: byte 0xe9"),
         ("test.parquet", b"PAR1", r"test\.parquet is no readable \.parquet file"),
     ],
 )
@@ -204,21 +206,22 @@ def folders(root, size=(48, 48), count=12, mode="L"):
 def test_class_folders_of_small_pictures_become_one_array(tmp_path, mode, shape):
     (folders(tmp_path, (48, 24), mode=mode) / "train" / "cat" / ".hidden").touch()
     data = readers.read_class_folders(tmp_path)
-    assert data.classes == ("cat", "dog", "eel") and "validation is a random tenth of train" in data.source
-    assert data.counts().sum(1).tolist() == [33, 3, 36] and data.images.shape == (72, *shape)
+    assert data.classes == ("cat", "dog", "eel") and "1 files that are no pictures of a class skipped" in data.source
+    assert "validation drawn from Training (a seventh each, duplicates together)" in data.source
+    assert data.counts().sum(1).tolist() == [30, 6, 36] and data.images.shape == (72, *shape)
     assert (data.images.reshape(72, -1)[:, 0] // 30 == data.labels).all()
     assert np.array_equal(data.split, readers.read_class_folders(tmp_path).split)
 
 
 def test_large_or_unequal_pictures_stay_paths_and_a_validation_folder_is_kept(tmp_path):
-    folders(tmp_path / "large", (100, 20), count=1)
+    folders(tmp_path / "large", (100, 20), count=7)
     folders(tmp_path / "mixed", count=2)
     (tmp_path / "mixed" / "test").rename(tmp_path / "mixed" / "dev")
     folders(tmp_path / "mixed" / "more", (20, 20), count=1)
     (tmp_path / "mixed" / "more" / "test").rename(tmp_path / "mixed" / "test")
     large, mixed = (readers.read_class_folders(tmp_path / name) for name in ("large", "mixed"))
     assert large.images[0].name == "00.png" and mixed.images.dtype == object
-    assert mixed.counts().sum(1).tolist() == [6, 6, 3] and "tenth" not in mixed.source
+    assert mixed.counts().sum(1).tolist() == [9, 6, 3] and "drawn" not in mixed.source
 
 
 def test_a_broken_picture_or_an_unknown_folder_is_named(tmp_path):
@@ -227,10 +230,137 @@ def test_a_broken_picture_or_an_unknown_folder_is_named(tmp_path):
     (tmp_path / "test" / "eel").rename(tmp_path / "test" / "fish")
     with pytest.raises(DataError, match=r"dog/00.png: the picture cannot be read.*and 2 more"):
         readers.read_class_folders(tmp_path)
+    (tmp_path / "test").rename(tmp_path / "val")
+    folders(tmp_path / "more", count=1)
+    (tmp_path / "more" / "test").rename(tmp_path / "test")
     kept = readers.read_class_folders(tmp_path, on_error="skip")
-    assert "3 unreadable rows left out" in kept.source and kept.images.shape == (9, 48, 48)
+    assert "3 unreadable rows left out" in kept.source and kept.images.shape == (15, 48, 48)
     with pytest.raises(DataError, match=r"fish/00.png: label is 'fish', wanted one of cat, dog, eel"):
         (tmp_path / "train" / "dog" / "00.png").unlink()
         readers.read_class_folders(tmp_path)
-    with pytest.raises(MissingData, match=r"no picture in test/<class>/ and none in train/<class>/"):
+    with pytest.raises(MissingData, match=r"no picture in test/<class>/ and none in train/<class>/, or in <class>/"):
         readers.read_class_folders(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ('id,text\n1,"we are happy\n2,i am sad\n3,x\n', "line 2: unexpected end of data"),
+        ('id,text\n1,"we are happy\n2,i am sad"\n3,x\n', "line 2: a quote opens a cell that takes in whole rows, up to line 3"),
+        ('id,text\n1,"we are happy\n2,"i am sad\n', "line 2: .*expected after"),
+        ("id,text\n1,happy, really\n", r"line 2: 3 cells, wanted 2 as in the header; put a cell that holds ','"),
+        ("id,text\n1\n", "line 2: 1 cells, wanted 2"),
+        ("id,text\n1,so\rso\n", "line 2: new-line character seen in unquoted field"),
+        ("id,text,text\n1,a,b\n", "the column 'text' is there twice"),
+        ("\n\n", "is empty, wanted a header and rows"),
+    ],
+)
+def test_each_row_of_a_file_is_a_row_or_the_file_is_refused_with_the_line(tmp_path, rows, message):
+    (tmp_path / "a.csv").write_text(rows, newline="")
+    with pytest.raises(DataError, match=rf"a\.csv.*{message}"):
+        files.read_file(tmp_path / "a.csv")
+
+
+def test_tables_in_every_wrapping_read_alike(tmp_path):
+    rows = 'id,text\n1,"we are, in\na word, ""happy"" today"\n\n2,null\n'
+    wanted = [["1", 'we are, in\na word, "happy" today'], ["2", "null"]]
+    wrapped = {
+        "plain.csv": rows.encode(), "packed.csv.gz": gzip.compress(rows.encode()), "bom.csv": rows.encode("utf-8-sig"),
+        "wide.csv": rows.encode("utf-16"), "dos.CSV": rows.replace("\n", "\r\n").encode(),
+        "semicolon.csv": rows.replace("1,", "1;").replace("2,", "2;").replace("id,", "id;").encode(),
+        "tab.tsv": rows.replace("1,", "1\t").replace("2,", "2\t").replace("id,", "id\t").encode(),
+    }  # fmt: skip
+    for name, raw in wrapped.items():
+        (tmp_path / name).write_bytes(raw)
+        table = files.read_file(tmp_path / name, "semicolon" if name == "semicolon.csv" else None)
+        assert table.map(lambda cell: cell.replace("\r", "")).to_numpy().tolist() == wanted and table.index.tolist() == [2, 5], (
+            name
+        )
+    (tmp_path / "mac.csv").write_bytes(b"id,text\r1,so\r2,la\r")
+    assert files.read_file(tmp_path / "mac.csv").text.tolist() == ["so", "la"]
+    for name, raw in (("cut.csv.gz", gzip.compress(rows.encode())[:-9]), ("no.csv.gz", rows.encode()), ("no.jsonl", b"7\n")):
+        (tmp_path / name).write_bytes(raw)
+        with pytest.raises(DataError, match=rf"{name}.* no (readable|JSON)"):
+            files.read_file(tmp_path / name)
+    for wrong in ("", "xy", '"', "\n"):
+        with pytest.raises(ValueError, match="wanted one character or one of tab"):
+            files.read_file(tmp_path / "plain.csv", wrong)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet", ".csv.gz"])
+def test_one_file_with_a_column_of_splits_or_without(tmp_path, suffix):
+    table = pd.DataFrame({"text": [f"text {i} of {i % 2}" for i in range(40)], "label": [f"{i % 2}" for i in range(40)]})
+    table["Usage"] = ["Training", "PublicTest", "PrivateTest", "train"] * 10
+
+    def written(some):
+        path = tmp_path / f"all{suffix}"
+        if suffix == ".parquet":
+            some.to_parquet(path)
+        elif suffix == ".jsonl":
+            some.to_json(path, orient="records", lines=True)
+        else:
+            some.to_csv(path, index=False, sep="\t" if suffix == ".tsv" else ",")
+        return path
+
+    known = readers.read(written(table), text="text")
+    assert known.split.tolist() == ["train", "validation", "test", "train"] * 10 and known.ids.tolist() == list(range(40))
+    assert known.classes == ("0", "1") and "drawn" not in known.source
+    drawn = readers.read(written(table.drop(columns="Usage")), text="text", renamed={"0": "calm", "1": "glad"})
+    assert drawn.classes == ("calm", "glad") and drawn.counts().sum(1).tolist() == [28, 6, 6] and drawn.counts().min() == 3
+    assert "validation and test drawn from Training" in drawn.source and drawn.texts.tolist() == table.text.tolist()
+    assert readers.read(tmp_path, text="text").fingerprint == readers.read(tmp_path / f"all{suffix}", text="text").fingerprint
+    bad = table.assign(Usage=["Training", "holiday"] * 20)
+    assert set(readers.read(written(bad), text="text").split) == {"train", "validation", "test"}  # no column of splits
+    with pytest.raises(DataError, match="the split is not train, validation, test"):
+        readers.read(written(bad), text="text", split="Usage")
+    with pytest.raises(DataError, match="missing the split's, 'part'"):
+        readers.read(written(bad), text="text", split="part")
+
+
+def test_drawn_splits_keep_duplicates_together_and_classes_alike(sample_faces):
+    some, half = sample_faces.part("train").select(slice(140)), np.arange(140) // 2
+    twins = replace(some, images=some.images[half], labels=half % 3, classes=("a", "b", "c"))
+    drawn = audit.draw_splits(twins)
+    assert all(len(set(drawn.split[2 * i : 2 * i + 2])) == 1 for i in range(70))
+    assert not audit.leaks(drawn).any() and np.array_equal(drawn.split, audit.draw_splits(twins).split)
+    counts = drawn.counts()
+    assert (counts.sum(0) == np.bincount(twins.labels)).all() and counts[1:].sum() == pytest.approx(40, abs=8)
+    assert audit.draw_splits(drawn) is drawn
+
+
+@pytest.mark.parametrize("above", ["train/{}", "Training/{}", "images/train/{}", "{}"])
+def test_class_folders_wherever_they_lie_and_however_they_are_called(tmp_path, above, sample_faces):
+    for i, name in enumerate(("Angry", "3_happy", "sadness")):
+        folder = tmp_path / above.format(name)
+        folder.mkdir(parents=True)
+        for j in range(8):
+            Image.fromarray(sample_faces.images[8 * i + j]).save(folder / f"{j}.png")
+        (folder / "Thumbs.db").touch()
+    (tmp_path / ".DS_Store").touch()
+    Image.new("L", (9, 9)).save(tmp_path / "cover.png")
+    data = readers.read(tmp_path, classes=("angry", "happy", "sad", "neutral")[:3])
+    assert np.bincount(data.labels).tolist() == [8] * 3 and "5 files that are no pictures of a class skipped" in data.source
+    assert readers.read(tmp_path, renamed={"3_happy": "happy"}).classes == ("Angry", "happy", "sadness")
+
+
+def test_the_official_split_in_a_files_name_is_kept(tmp_path, sample_faces):
+    for i, split in enumerate(("Training", "PublicTest", "PrivateTest") * 4):
+        (tmp_path / str(i % 2)).mkdir(exist_ok=True)
+        Image.fromarray(sample_faces.images[i]).save(tmp_path / str(i % 2) / f"{split}_{i}.jpg")
+    data = readers.read(tmp_path)
+    assert data.counts().sum(1).tolist() == [4, 4, 4] and data.classes == ("0", "1") and "drawn" not in data.source
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted"),
+    [("Angry", 0), ("anger", 0), (" happiness ", 3), ("3", 3), ("3_fear", 2), ("6 - Neutral", 6), ("SURPRISED", 5), ("sad", 4)],
+)
+def test_labels_in_common_spellings(found, wanted):
+    assert readers.read_label(found, FACE_CLASSES) == wanted
+
+
+@pytest.mark.parametrize("found", ["7", "9" * 5000, "-1", "calm", "1e0", "angrysad"])
+def test_labels_that_stand_for_no_class_are_refused(found):
+    with pytest.raises(DataError, match="wanted one of angry") as error:
+        readers.read_label(found, FACE_CLASSES)
+    assert len(str(error.value)) < 300
