@@ -34,13 +34,20 @@ def parser() -> argparse.ArgumentParser:
     add("--out", type=Path, help="folder for executed notebooks, records and the report, default: runs/PROFILE")
     add("--fresh", action="store_true", help="compute anew what an earlier run has already recorded")
     add("--record", action="store_true", help="copy the run's records to data/records/PROFILE when all passed")
-    add = command(predict, "classify pictures and texts of your own, row by row of a csv file")
-    add("table", type=Path, help="csv file with a header; paths of pictures are relative to its folder")
-    add("--model", type=Path, required=True, help="folder that notebook 4 or 5 exports")
+    add = command(
+        predict, "classify pictures and texts of your own, row by row; on several GPUs: accelerate launch -m emolib predict"
+    )
+    add("table", type=Path, help="csv or parquet file; paths of pictures are relative to its folder; or a folder of pictures")
+    add("--model", type=Path, required=True, help="folder that notebook 4, 5 or 6 exports")
     add("--image-column", help="column with the paths of pictures")
     add("--text-column", help="column with texts")
     add("--out", type=Path, required=True, help="csv file to write: the table with the results added")
-    add("--delimiter", default=",", help="default: a comma")
+    add("--delimiter", help='one character, "tab" or "semicolon"; default: a comma, in .tsv a tab')
+    add(
+        "--conflict-rate",
+        type=float,
+        help="share of the rows whose picture and text are supposed to disagree, default: the model's",
+    )
     add = command(tune, "train one method only, e.g. on several GPUs: accelerate launch -m emolib tune", COMPUTED, default="full")
     add("method", choices=METHODS)
     command(table, "print the results table (Markdown) from the records", PROFILES, default="published")
@@ -82,7 +89,7 @@ def run(chosen: argparse.Namespace) -> int:
             return 1
     if chosen.record:
         print(f"records: {records.publish(profile, [path.stem for path in paths])}")
-    print(f"open {publish.write(sorted(out.glob('[0-9][0-9]_*.ipynb')), out / 'report.html', profile)}")
+    print(f"open {publish.write([out / path.name for path in paths], out / 'report.html', profile)}")
     return 0
 
 
@@ -123,17 +130,19 @@ def predict(chosen: argparse.Namespace) -> None:
     from emolib.app import predict
     from emolib.app.classifier import EmotionClassifier
 
-    if not chosen.image_column and not chosen.text_column:
+    if not (chosen.image_column or chosen.text_column or chosen.table.is_dir()):
         raise SystemExit("emolib: name at least one of --image-column and --text-column")
-    if not chosen.table.is_file():
+    if not chosen.table.exists():
         raise SystemExit(f"emolib: {chosen.table} is not there")
     columns = {"image_column": chosen.image_column, "text_column": chosen.text_column}
+    options = {} if chosen.conflict_rate is None else {"conflict_rate": chosen.conflict_rate}
     try:
-        model = EmotionClassifier.from_pretrained(chosen.model)
+        model = EmotionClassifier.from_pretrained(chosen.model, **options)
         found = predict.predict(model, chosen.table, chosen.out, **columns, delimiter=chosen.delimiter)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         raise SystemExit(f"emolib: {error}") from error
-    print(f"{chosen.out}: {found.total():,} rows; " + "; ".join(f"{n:,} {what}" for what, n in found.most_common()))
+    if found:
+        print(f"{chosen.out}: {found.total():,} rows; " + "; ".join(f"{n:,} {what}" for what, n in found.most_common()))
 
 
 def tune(chosen: argparse.Namespace) -> None:

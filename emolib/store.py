@@ -1,15 +1,19 @@
-"""Arrays and JSON on disk: safetensors only, written whole or not at all. Knows nothing of the study; no torch."""
+"""Arrays and JSON on disk: safetensors only, whole or not at all; a cache of them. Knows nothing of the study; no torch."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import sys
 import tempfile
+from collections.abc import Callable
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 
@@ -50,3 +54,42 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file in one atomic step."""
     with atomic(Path(path)) as temporary:
         temporary.write_text(text, encoding="utf8")
+
+
+def cached(path: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The arrays that an earlier call kept at the path; made anew where the file is missing, cut or changed.
+
+    A folder that cannot be written is said once, and done without.
+    """
+    try:
+        found = read_arrays(path)
+        if read_note(path).get("sha256") == digest(found):
+            return found
+    except (OSError, SafetensorError, ValueError):
+        pass
+    made = make()
+    try:
+        write_arrays(path, made, {"sha256": digest(made)})
+    except OSError as error:
+        say_once(f"{path.parent} cannot be written ({error.strerror}): what is computed is not kept")
+    return made
+
+
+def digest(arrays: dict[str, np.ndarray]) -> str:
+    """SHA-256 of arrays with their names, types and shapes."""
+    found = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        found.update(f"{name} {array.dtype} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@cache
+def say_once(message: str) -> None:
+    """Print to stderr, each message once a process."""
+    print(message, file=sys.stderr)

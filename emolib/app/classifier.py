@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from emolib import store
+from emolib.data.dataset import DataError
 from emolib.data.labels import FACE_TO_SHARED, TEXT_TO_SHARED
 from emolib.data.pictures import open_picture
 from emolib.models import fusion
 from emolib.models.fusion import Calibration
 from emolib.profiles import Clip
 
-FILES = ("emolib.json", "heads.safetensors", "config.json")
+SETTINGS = "emolib.json"
 _TRANSLATED = FACE_TO_SHARED | TEXT_TO_SHARED
 
 
@@ -59,13 +61,14 @@ class EmotionClassifier:
     heads: {"image": Head, "text": Head} or one of them; own: {modality: its classes}. classes: the K fused ones, which both
     have (by name, or as `data.labels` translates the study's own). calibrations: {modality: Calibration}, none where
     missing. prior: (K,) class shares, None for equal ones. conflict_rate: the share of pairs that are supposed to conflict.
-    Raises ValueError for a class that a modality lacks, and for a head of another size.
+    crop: cuts from each picture what is to be judged, say the face: a function from an RGB PIL picture to one, or to None where
+    there is nothing. Raises ValueError for a class that a modality lacks, and for a head of another size.
     """
 
     def __init__(self, encoder, heads: dict, own: dict[str, tuple[str, ...]], *, classes: tuple[str, ...] = (),
                  calibrations: dict[str, Calibration] | None = None, prior: np.ndarray | None = None,
-                 conflict_rate: float = 0.1):  # fmt: skip
-        self.encoder, self.heads, self.conflict_rate = encoder, heads, conflict_rate
+                 conflict_rate: float = 0.1, crop: Callable | None = None):  # fmt: skip
+        self.encoder, self.heads, self.conflict_rate, self.crop = encoder, heads, conflict_rate, crop
         self.own, self.classes = {m: tuple(own[m]) for m in heads}, tuple(classes)
         if wrong := [m for m, head in heads.items() if len(head.weight) != len(self.own[m])]:
             rows = len(heads[wrong[0]].weight)
@@ -77,28 +80,23 @@ class EmotionClassifier:
         self.prior = np.full(len(classes), 1 / max(len(classes), 1)) if prior is None else prior
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *, precision: str = "float32") -> EmotionClassifier:
+    def from_pretrained(cls, folder: str | Path, *, precision: str = "float32", **options) -> EmotionClassifier:
         """A classifier from a folder that `save_pretrained` wrote; "auto" computes in 16 bits where the machine is fast in them.
 
-        Raises MissingModel naming the file that is not there.
+        options: `crop`, or another `conflict_rate` than was saved. Raises MissingModel naming the file that is not there.
         """
         from emolib.models import encoder
         from emolib.models.heads import Head
 
         folder = Path(folder)
-        if missing := [name for name in FILES if not (folder / name).is_file()]:
-            raise encoder.MissingModel(
-                f"{folder / missing[0]} is not there; wanted a folder that notebook 5 exports: "
-                "python -m emolib run --profile PROFILE, then runs/PROFILE/export/emotion-fusion"
-            )
-        settings = json.loads((folder / "emolib.json").read_text(encoding="utf8"))
+        settings = read_settings(folder)
         arrays, temperatures = store.read_arrays(folder / "heads.safetensors"), settings["temperatures"]
         source = Clip(str(folder.resolve()), image_size=settings["image_size"], elsewhere=False)
         heads = {m: Head(arrays[f"{m}.weight"], arrays[f"{m}.bias"]) for m in temperatures}
         calibrations = {m: Calibration(t, arrays[f"{m}.correction"]) for m, t in temperatures.items()}
         fused = {"classes": settings["classes"], "calibrations": calibrations, "prior": arrays["prior"]}
         loaded = encoder.load(source, precision)
-        return cls(loaded, heads, settings["own_classes"], **fused, conflict_rate=settings["conflict_rate"])
+        return cls(loaded, heads, settings["own_classes"], **fused, **{"conflict_rate": settings["conflict_rate"]} | options)
 
     def save_pretrained(self, folder: str | Path, card: str) -> None:
         """Write encoder, heads, calibrations and model card; the encoder's files are those of `transformers`."""
@@ -106,7 +104,11 @@ class EmotionClassifier:
         for part in (self.encoder.model, self.encoder.tokenizer, self.encoder.processor):
             part.save_pretrained(folder)
         store.write_arrays(folder / "heads.safetensors", self.arrays)
-        store.write_text(folder / "emolib.json", json.dumps(self.settings, indent=1) + "\n")
+        files = sorted(
+            path for path in folder.iterdir() if path.suffix in (".json", ".txt", ".safetensors") and path.name != SETTINGS
+        )
+        settings = self.settings | {"files": {path.name: store.file_digest(path) for path in files}}
+        store.write_text(folder / SETTINGS, json.dumps(settings, indent=1) + "\n")
         store.write_text(folder / "README.md", card)
 
     @property
@@ -131,27 +133,38 @@ class EmotionClassifier:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def __call__(self, text=None, image=None) -> Emotion | list[Emotion]:
-        """What a text and an image say; either may be missing (None). Lists give a list, None in them is a missing one.
+        """What a text and an image say; either may be missing (None). Several give a list, None in them is a missing one.
 
-        image: a path, encoded bytes, a PIL picture or an array. Raises ValueError where both are missing, where the lists
-        differ in length or the classifier has no head for one; DataError where a picture or a text cannot be read.
+        text: a str; image: whatever `open_picture` takes. Several are a list, a tuple, a pandas Series or an array of objects.
+        Raises ValueError where both are missing, where they differ in number or the classifier has no head for one; DataError
+        where a picture or a text cannot be read.
         """
-        many = isinstance(text, (list, tuple)) or isinstance(image, (list, tuple))
-        texts, images = (x if isinstance(x, (list, tuple)) else None if x is None and many else [x] for x in (text, image))
-        n = len(images if texts is None else texts)
-        texts, images = ([None] * n if x is None else list(x) for x in (texts, images))
+        texts, images = several(text), several(image)
+        many = texts is not None or images is not None
+        n = len(texts if texts is not None else images) if many else 1
+        texts, images = ([x] * n if found is None else found for x, found in ((text, texts), (image, images)))
         if len(texts) != len(images):
             raise ValueError(f"found {len(texts)} texts and {len(images)} images, wanted as many of both")
         if alone := [i for i, pair in enumerate(zip(texts, images, strict=True)) if all(item is None for item in pair)]:
             raise ValueError(f"item {alone[0]} has neither a text nor an image, wanted at least one of them")
-        paths = [Path(p) if isinstance(p, str) else p for p in images]
-        opened = [p if p is None else open_picture(p, f"image {i}") for i, p in enumerate(paths)]
-        answers = self.posteriors(texts, opened)
+        answers = self.posteriors(texts, [p if p is None else self.prepare(p, f"image {i}") for i, p in enumerate(images)])
         found = [self._emotion(answers, row) for row in range(n)]
         return found if many else found[0]
 
+    def prepare(self, picture, name: str):
+        """(3, S, S) uint8: any picture, cropped, at the encoder's size. DataError with its name where it cannot be read."""
+        opened = open_picture(picture, name)
+        if self.crop:
+            opened = self.crop(opened)
+        if opened is None:
+            raise DataError(f"{name}: the crop found nothing in it")
+        return self.encoder.open([opened])[0]
+
     def posteriors(self, texts: Sequence, images: Sequence) -> Posteriors:
-        """What N texts and N images say; None for a missing one. ValueError for a modality without a head."""
+        """What N texts and N images say; None for a missing one. ValueError for a modality without a head.
+
+        images: as `prepare` gives them, or whatever else it takes but for tensors.
+        """
         items = {"image": images, "text": texts}
         if extra := [m for m in items if m not in self.heads and any(item is not None for item in items[m])]:
             raise ValueError(f"this classifier has no head for {extra[0]}s, only for {', '.join(self.heads)}s; leave them out")
@@ -168,10 +181,17 @@ class EmotionClassifier:
         """(N, K_m) posteriors of one modality in its own classes, NaN where an item is None."""
         probs = np.full((len(items), len(self.own[modality])), np.nan)
         rows = [row for row, item in enumerate(items) if item is not None]
-        encode = self.encoder.encode_images if modality == "image" else self.encoder.encode_texts
         if rows:
-            probs[rows] = self.heads[modality].posterior(encode([items[row] for row in rows], cache=False))
+            probs[rows] = self.heads[modality].posterior(self._encode(modality, items, rows))
         return probs
+
+    def _encode(self, modality: str, items: Sequence, rows: list[int]) -> np.ndarray:
+        import torch
+
+        if modality == "text":
+            return self.encoder.encode_texts([items[row] for row in rows], cache=False)
+        prepared = [x if isinstance(x := items[row], torch.Tensor) else self.prepare(x, f"image {row}") for row in rows]
+        return self.encoder.encode_images(torch.stack(prepared), cache=False)
 
     def _emotion(self, answers: Posteriors, row: int) -> Emotion:
         alone = {m: named(self.own[m], probs[row]) for m, probs in answers.own.items()}
@@ -180,6 +200,35 @@ class EmotionClassifier:
         outside = {m: float(answers.outside[m][row]) for m in there if self.classes}
         conflict = float(answers.conflict[row]) if len(there) == 2 else None
         return Emotion(max(posterior, key=posterior.get), posterior, alone.get("image"), alone.get("text"), conflict, outside)
+
+
+def read_settings(folder: Path) -> dict:
+    """emolib.json of an export, whose files are all there and as they were written; MissingModel names the one that is not."""
+    from emolib.models.encoder import MissingModel
+
+    made = "python -m emolib run --profile PROFILE, then runs/PROFILE/export/emotion-fusion"
+    wanted = f"wanted a folder that notebook 4, 5 or 6 exports: {made}"
+    try:
+        settings = json.loads((folder / SETTINGS).read_text(encoding="utf8"))
+        kept = settings["files"].items()
+    except FileNotFoundError as error:
+        raise MissingModel(f"{folder / SETTINGS} is not there; {wanted}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise MissingModel(f"{folder / SETTINGS} is damaged or of an older edition ({error}); {wanted}") from error
+    for name, written in kept:
+        if not (folder / name).is_file():
+            raise MissingModel(f"{folder / name} is not there; {wanted}")
+        if store.file_digest(folder / name) != written:
+            raise MissingModel(f"{folder / name} is not the file that was written with {SETTINGS}: cut or changed; {wanted}")
+    return settings
+
+
+def several(items) -> list | None:
+    """The items of a list, a tuple, a Series or an array of objects or texts, NaN as None; None for what is one item."""
+    array = isinstance(items, np.ndarray) and items.dtype.kind in "OU" and items.ndim == 1
+    if not array and not isinstance(items, (list, tuple, pd.Series)):
+        return None
+    return [None if isinstance(item, float) and np.isnan(item) else item for item in items]
 
 
 def place(name: str, own: Sequence[str]) -> int:

@@ -1,4 +1,8 @@
-"""Classify a csv table row by row, whatever its length: every row gets an answer or a reason, and a killed run goes on."""
+"""Classify a table or a folder of pictures, whatever its length: every row gets an answer or a reason; a killed run goes on.
+
+Rows are answered in chunks, each a file of its own until all are there. Several processes (`accelerate launch -m emolib
+predict ...`) share the chunks and end with the bytes that one would have written.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +10,69 @@ import csv
 import hashlib
 import io
 import json
-import os
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from accelerate import PartialState
 from tqdm import tqdm
 
 from emolib import store
 from emolib.app.classifier import EmotionClassifier
+from emolib.data import files
 from emolib.data.dataset import DataError
-from emolib.data.pictures import open_picture
+from emolib.data.readers import PICTURES, plain
 
 CHUNK = 512  # rows between two saves
+PATH = "path"  # the one column of a folder of pictures
+
+
+@dataclass(frozen=True)
+class Table:
+    """A csv file, a parquet file or a folder of pictures, as rows of cells that are read when they are wanted."""
+
+    path: Path
+    delimiter: str
+    head: list[str]
+    length: int
+
+    @staticmethod
+    def open(path: Path, delimiter: str | None = None) -> Table:
+        """Reads it once through, so that what is wrong with a whole file is said before the work begins; DataError."""
+        if path.is_dir():
+            return Table(path, ",", [PATH], sum(1 for _ in pictures(path)))
+        if files.kind_of(path) == ".parquet":
+            parquet = files.open_parquet(path)
+            return Table(path, ",", parquet.schema_arrow.names, parquet.metadata.num_rows)
+        rows = files.csv_rows(path, delimiter, ragged=True)
+        head = next(rows)[1]
+        delimiter = files.delimiter_of(path, delimiter)
+        return Table(path, delimiter, head, sum(1 for _ in rows))
+
+    def rows(self) -> Iterator[list]:
+        """Each row's cells, of a csv file perhaps more or fewer than the header has."""
+        if self.path.is_dir():
+            yield from ([str(path.relative_to(self.path))] for path in pictures(self.path))
+        elif files.kind_of(self.path) == ".parquet":
+            for batch in files.open_parquet(self.path).iter_batches(CHUNK):
+                yield from (list(row.values()) for row in batch.to_pylist())
+        else:
+            yield from (cells for _, cells in islice(files.csv_rows(self.path, self.delimiter, ragged=True), 1, None))
+
+    @property
+    def folder(self) -> Path:
+        """That to which paths of pictures are relative."""
+        return self.path if self.path.is_dir() else self.path.parent
+
+
+def pictures(folder: Path) -> Iterator[Path]:
+    """The pictures below a folder, in the order of their paths."""
+    return (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in PICTURES and path.is_file())
 
 
 def columns(classifier: EmotionClassifier) -> list[str]:
@@ -35,143 +86,151 @@ def columns(classifier: EmotionClassifier) -> list[str]:
 
 def predict(
     classifier: EmotionClassifier, table: Path, out: Path, *, image_column: str | None = None, text_column: str | None = None,
-    delimiter: str = ",",
+    delimiter: str | None = None,
 ) -> Counter:  # fmt: skip
-    """Classify each row of a csv file; `out` is the table with `columns` added. Returns how many rows had which outcome.
+    """Classify each row of a csv or parquet file, or each picture below a folder. Returns how many rows had which outcome.
 
-    Read and written in pieces: memory does not grow with the table; a run that is killed goes on where it was and ends with
-    the same file. Paths are relative to the table's folder. An image or a text that cannot be read is named in the column
-    `problem`, and the other one alone answers, in its own classes: the columns p_ of a fused classifier are then empty.
-    Raises DataError for a column that is missing or there already.
+    out: a csv file, the table with `columns` added. Memory does not grow with the table; a run that is killed goes on where it
+    was and ends with the same file. Paths are relative to the table's folder. An image or a text that cannot be read is named in
+    the column `problem`, and the other one alone answers, in its own classes: the columns p_ of a fused classifier are then
+    empty. Raises DataError for a table that cannot be read, and for a column that is missing or there already.
     """
     if out.exists():
         raise DataError(f"{out} is there already; remove it, or name another file with --out")
-    part, note = out.with_name(f"{out.name}.part"), out.with_name(f"{out.name}.progress")
-    size = table.stat().st_size
-    with table.open("rb") as raw, tqdm(total=size, desc=table.name, unit="B", unit_scale=True, mininterval=1) as bar:
-        rows = csv.reader(_lines(raw, bar), delimiter=delimiter)
-        head, added = next(rows, None) or [], columns(classifier)
-        where = _places(table, head, added, {"image": image_column, "text": text_column})
-        done = _resume(part, note, _key(table, where, delimiter, classifier))
-        with part.open("r+b" if done["rows"] else "wb") as file:
-            file.truncate(done["bytes"])
-            file.seek(done["bytes"])
-            if not done["rows"]:
-                file.write(_line([*head, *added], delimiter))
-            next(islice(rows, done["rows"], done["rows"]), None)  # passes over what an earlier run has done
-            while chunk := list(islice(rows, CHUNK)):
-                for cells, found, outcome in _classify(classifier, chunk, len(head), where, table.parent, delimiter):
-                    done["outcomes"][outcome] = done["outcomes"].get(outcome, 0) + 1
-                    file.write(_line([*cells, *found], delimiter))
-                file.flush()
-                os.fsync(file.fileno())
-                done["rows"], done["bytes"] = done["rows"] + len(chunk), file.tell()
-                store.write_text(note, json.dumps(done))
-    part.replace(out)
-    note.unlink(missing_ok=True)
-    return Counter(done["outcomes"])
+    source, added = Table.open(table, delimiter), columns(classifier)
+    named = {"image": image_column or (PATH if table.is_dir() else None), "text": text_column}
+    where, process = places(source, added, named), PartialState()
+    parts = out.with_name(f"{out.name}.parts")
+    key, rows, chunks = key_of(source, where, classifier), source.rows(), range(-(-source.length // CHUNK))
+    there = {number: read_part(parts, number, key) for number in chunks}
+    if process.is_main_process and (done := sum(found is not None for found in there.values())):
+        print(f"{parts}: going on after {done} of {len(chunks)} chunks of {CHUNK} rows", file=sys.stderr)
+    shown = {"unit": "row", "mininterval": 1, "disable": not process.is_main_process}
+    with tqdm(total=source.length, desc=table.name, **shown) as bar:
+        for number in chunks:
+            chunk = list(islice(rows, CHUNK))
+            if number % process.num_processes == process.process_index and there[number] is None:
+                text, outcomes = io.StringIO(newline=""), Counter()
+                writer = csv.writer(text, delimiter=source.delimiter, lineterminator="\n")
+                for cells, found, outcome in classify(classifier, chunk, source, where):
+                    writer.writerow([*cells, *found])
+                    outcomes[outcome] += 1
+                store.write_text(
+                    parts / f"{number}.json", json.dumps({"key": key, "outcomes": outcomes, "text": text.getvalue()})
+                )
+            bar.update(len(chunk))
+    process.wait_for_everyone()
+    total = Counter()
+    if process.is_main_process:
+        with store.atomic(out) as temporary, temporary.open("w", encoding="utf8", errors="surrogateescape", newline="") as file:
+            csv.writer(file, delimiter=source.delimiter, lineterminator="\n").writerow([*source.head, *added])
+            for number in chunks:
+                part = read_part(parts, number, key)
+                file.write(part["text"])
+                total.update(part["outcomes"])
+        shutil.rmtree(parts, ignore_errors=True)
+    return total
 
 
-def _places(table: Path, head: list[str], added: list[str], named: dict[str, str | None]) -> dict[str, int]:
+def places(table: Table, added: list[str], named: dict[str, str | None]) -> dict[str, int]:
     """The number of each modality's column."""
-    for column in filter(None, named.values()):
-        if column not in head:
-            raise DataError(f"{table} has no column {column!r}; its columns are {', '.join(head) or 'none':.300}")
-    if clash := [c for c in added if c in head]:
-        raise DataError(f"{table} has a column {clash[0]!r} already, under which a result would be written; rename it")
-    return {modality: head.index(column) for modality, column in named.items() if column}
+    for name in filter(None, named.values()):
+        if name not in table.head:
+            raise DataError(f"{table.path} has no column {name!r:.100}; its columns are {', '.join(table.head):.300}")
+    if clash := [name for name in added if name in table.head]:
+        raise DataError(f"{table.path} has a column {clash[0]!r} already, under which a result would be written; rename it")
+    return {modality: table.head.index(name) for modality, name in named.items() if name}
 
 
-def _key(table: Path, where: dict[str, int], delimiter: str, classifier: EmotionClassifier) -> str:
+def key_of(table: Table, where: dict[str, int], classifier: EmotionClassifier) -> str:
     """Of all that the result depends on: table, columns, classifier."""
-    stat = table.stat()
-    made = [str(table.resolve()), stat.st_size, stat.st_mtime_ns, where, delimiter, classifier.fingerprint]
-    return hashlib.sha256(json.dumps(made).encode()).hexdigest()
+    stat, crop = table.path.stat(), getattr(classifier.crop, "__qualname__", None)
+    made = [str(table.path.resolve()), table.length, stat.st_size, stat.st_mtime_ns, where, table.delimiter, CHUNK, crop]
+    return hashlib.sha256(json.dumps([*made, classifier.fingerprint]).encode()).hexdigest()
 
 
-def _resume(part: Path, note: Path, key: str) -> dict:
-    """Where an earlier run stopped; the beginning if there was none, or it read another table or used another model."""
-    fresh = {"key": key, "rows": 0, "bytes": 0, "outcomes": {}}
-    if not part.exists() or not note.exists():
-        return fresh
-    done = json.loads(note.read_text(encoding="utf8"))
-    if done["key"] != key:
-        return fresh
-    print(f"{part}: going on after row {done['rows']}", file=sys.stderr)
-    return done
+def read_part(parts: Path, number: int, key: str) -> dict | None:
+    """A chunk that an earlier run has finished; None where there is none, or one of another table or model, or a damaged one."""
+    try:
+        part = json.loads((parts / f"{number}.json").read_text(encoding="utf8"))
+        return part if part["key"] == key and {"text", "outcomes"} <= part.keys() else None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
 
 
-def _lines(raw, bar: tqdm) -> Iterator[str]:
-    """Lines of a binary file as text; what is not UTF-8 stays visible as surrogates."""
-    csv.field_size_limit(sys.maxsize)
-    for number, line in enumerate(raw):
-        bar.update(len(line))
-        yield line.removeprefix(b"\xef\xbb\xbf" if number == 0 else b"").decode("utf8", "surrogateescape")
-
-
-def _line(cells: Sequence[str], delimiter: str) -> bytes:
-    buffer = io.StringIO(newline="")
-    csv.writer(buffer, delimiter=delimiter, lineterminator="\n").writerow(cells)
-    return buffer.getvalue().encode("utf8", "surrogateescape")
-
-
-def _classify(classifier, chunk: list[list[str]], width: int, where: dict, folder: Path, delimiter: str) -> Iterator[tuple]:
+def classify(classifier: EmotionClassifier, chunk: list[list], table: Table, where: dict[str, int]) -> Iterator[tuple]:
     """For each row its cells, brought to the header's width, the cells that are added, and the outcome."""
-    table, texts, images, problems = [], [], [], []
-    for row in chunk:
-        said = [f"the row has {len(row)} cells, wanted {width}"] if len(row) != width else []
-        # Nothing is lost: too many cells are joined in the last, too few are filled up.
-        row = [*row[: width - 1], delimiter.join(row[width - 1 :])] if len(row) > width else row + [""] * (width - len(row))
-        table.append(row)
-        texts.append(_text(row[where["text"]], said) if "text" in where else None)
-        images.append(_image(row[where["image"]], folder, said) if "image" in where else None)
+    shown, texts, images, problems, width = [], [], [], [], len(table.head)
+    for cells in chunk:
+        said = [f"the row has {len(cells)} cells, wanted {width}"] if len(cells) != width else []
+        if len(cells) > width:  # nothing is lost: too many cells are joined in the last, too few are filled up
+            cells = [*cells[: width - 1], table.delimiter.join(cells[width - 1 :])]
+        cells = cells + [""] * (width - len(cells))
+        images.append(read_image(classifier, cells[where["image"]], table.folder, said) if "image" in where else None)
+        texts.append(read_text(cells[where["text"]], said) if "text" in where else None)
+        shown.append([cell if isinstance(cell, str) else show(cell) for cell in cells])
         problems.append(said)
     answers = classifier.posteriors(texts, images)
     for i, said in enumerate(problems):
         there = [name for name, items in (("image", images), ("text", texts)) if items[i] is not None]
         problem = "; ".join(said if there else [*said, "neither a picture nor a text"])
         outcome = "both modalities" if len(there) == 2 else f"{there[0]} only" if there else "no result"
-        yield table[i], [*_cells(classifier, answers, i), problem], f"{outcome}, with a problem" if said and there else outcome
+        yield shown[i], [*answer(classifier, answers, i), problem], f"{outcome}, with a problem" if said and there else outcome
 
 
-def _cells(classifier, answers, row: int) -> list[str]:
+def answer(classifier: EmotionClassifier, answers, row: int) -> list[str]:
     """The cells of one row's answer, in the order of `columns` without the last."""
-    alone = {m: [_label(classifier.own[m], probs[row]), *_numbers(probs[row])] for m, probs in answers.own.items()}
+    alone = {m: [likeliest(classifier.own[m], probs[row]), *numbers(probs[row])] for m, probs in answers.own.items()}
     if answers.fused is None:
         return next(iter(alone.values()))
     both = answers.fused[row]
-    label = _label(classifier.classes, both) or next((cells[0] for cells in alone.values() if cells[0]), "")
-    return [label, *_numbers(both), *(cell for cells in alone.values() for cell in cells), *_numbers(answers.conflict[[row]])]
+    label = likeliest(classifier.classes, both) or next((cells[0] for cells in alone.values() if cells[0]), "")
+    return [label, *numbers(both), *(cell for cells in alone.values() for cell in cells), *numbers(answers.conflict[[row]])]
 
 
-def _label(classes: Sequence[str], probs: np.ndarray) -> str:
+def likeliest(classes: Sequence[str], probs: np.ndarray) -> str:
+    """The class of the highest probability, "" where there is none."""
     return "" if np.isnan(probs).any() else classes[int(probs.argmax())]
 
 
-def _numbers(values: np.ndarray) -> list[str]:
+def numbers(values: np.ndarray) -> list[str]:
+    """Probabilities as cells."""
     return ["" if np.isnan(value) else f"{value:.6f}" for value in values]
 
 
-def _text(cell: str, said: list[str]) -> str | None:
-    if not cell.strip():
+def show(cell) -> str:
+    """A parquet cell in a csv file: a picture by its path or its size."""
+    if isinstance(cell, dict) and cell.keys() == {"bytes", "path"}:
+        cell = cell["path"] or cell["bytes"]
+    return f"{len(cell)} bytes" if isinstance(cell, bytes) else plain(cell)
+
+
+def read_text(cell, said: list[str]) -> str | None:
+    """The text of a cell; None where there is none, or where it cannot be read, which is then said."""
+    text = plain(cell)
+    if not text.strip():
         return None
     try:
-        cell.encode("utf8")
+        text.encode("utf8")
     except UnicodeEncodeError as error:
-        said.append(f"the text is not UTF-8 (byte {ord(cell[error.start]) - 0xDC00:#04x} at character {error.start})")
+        said.append(f"the text is not UTF-8 (byte {ord(text[error.start]) - 0xDC00:#04x} at character {error.start})")
         return None
-    return cell
+    return text
 
 
-def _image(cell: str, folder: Path, said: list[str]):
-    if not cell.strip():
-        return None
-    path = folder / cell
-    try:
-        if not path.is_file():
-            said.append(f"no file {cell}")
+def read_image(classifier: EmotionClassifier, cell, folder: Path, said: list[str]):
+    """The picture of a cell, a path or encoded bytes, at the encoder's size; None as in `read_text`."""
+    found = (cell.get("bytes") or cell.get("path")) if isinstance(cell, dict) else cell
+    if not isinstance(found, bytes):
+        found = plain(found)
+        if not found.strip():
             return None
-        return open_picture(path, "the picture")
-    except (DataError, ValueError, OSError) as error:
-        said.append(" ".join(str(error).split()))
+        if not (path := folder / found).is_file():
+            said.append(f"no file {found:.200}")
+            return None
+        found = path
+    try:
+        return classifier.prepare(found, "the picture")
+    except (DataError, OSError, ValueError) as error:
+        said.append(" ".join(str(error).split())[:300])
         return None

@@ -9,7 +9,7 @@ import json
 import re
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,10 +36,7 @@ def read_file(path: Path, delimiter: str | None = None) -> pd.DataFrame:
     """
     kind = kind_of(path)
     if kind == ".parquet":
-        try:
-            return unique(pd.read_parquet(path), path)
-        except (ValueError, OSError, RuntimeError) as error:
-            raise refused(path, error) from error
+        return open_parquet(path).read().to_pandas()
     if kind in (".csv", ".tsv"):
         (_, *numbers), (head, *rows) = zip(*csv_rows(path, delimiter), strict=True)
         return pd.DataFrame(rows, pd.Index(numbers, name="line", dtype=int), head, dtype=object)
@@ -53,13 +50,26 @@ def read_file(path: Path, delimiter: str | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows, pd.Index(numbered, name="line", dtype=int), dtype=object)
 
 
-def csv_rows(path: Path, delimiter: str | None = None) -> Iterator[tuple[int, list[str]]]:
+def open_parquet(path: Path):
+    """A parquet file, its head read; DataError where it is none, or has two columns of one name."""
+    from pyarrow import ArrowException
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        file = ParquetFile(path)
+    except (ArrowException, OSError, ValueError) as error:
+        raise refused(path, error) from error
+    unique(file.schema_arrow.names, path)
+    return file
+
+
+def csv_rows(path: Path, delimiter: str | None = None, *, ragged: bool = False) -> Iterator[tuple[int, list[str]]]:
     """The line at which each row of a csv file begins, and its cells; the header comes first, blank lines are no rows.
 
-    delimiter: one character or a name in `DELIMITERS`; default, a tab in .tsv, else a comma. Raises DataError for a file
-    without header, for a row with more or fewer cells than it, and for a quote that swallows rows or is never closed.
+    delimiter: see `delimiter_of`. Raises DataError for a file without header, for a row with more or fewer cells than it (but
+    for `ragged`), and for a quote that swallows rows or is never closed.
     """
-    delimiter = named_delimiter(delimiter) or ("\t" if kind_of(path) == ".tsv" else ",")
+    delimiter = delimiter_of(path, delimiter)
     with text_lines(path) as lines:
         read: list[str] = []  # lines of the row under way
 
@@ -71,8 +81,8 @@ def csv_rows(path: Path, delimiter: str | None = None) -> Iterator[tuple[int, li
         rows, width, start = csv.reader(noted(), delimiter=delimiter, strict=True), 0, 1
         try:
             for cells in rows:
-                width = width or len(unique(pd.DataFrame(columns=cells), path).columns)
-                if cells and len(cells) != width:
+                width = width or len(unique(cells, path))
+                if cells and len(cells) != width and not ragged:
                     where = f"{path}, line {start}: {len(cells)} cells, wanted {width} as in the header"
                     raise DataError(f'{where}; put a cell that holds {delimiter!r} in quotes: "..."')
                 # In prose a space follows the comma; a line with a row's number of cells, none of which opens so, is a row.
@@ -89,10 +99,15 @@ def csv_rows(path: Path, delimiter: str | None = None) -> Iterator[tuple[int, li
         raise DataError(f"{path} is empty, wanted a header and rows")
 
 
-def named_delimiter(name: str | None) -> str | None:
-    """The character that a name stands for; ValueError where it stands for none."""
+def delimiter_of(path: Path, name: str | None = None) -> str:
+    """The character between the cells of a file: the one given, or that of a name in `DELIMITERS`; else a tab in .tsv, a comma.
+
+    Raises ValueError for a name that stands for none.
+    """
+    if name is None:
+        return "\t" if kind_of(path) == ".tsv" else ","
     found = DELIMITERS.get(name, name)
-    if found is not None and (len(found) != 1 or found in '"\r\n'):
+    if len(found) != 1 or found in '"\r\n':
         raise ValueError(f"the delimiter is {name!r:.40}, wanted one character or one of {', '.join(DELIMITERS)}")
     return found
 
@@ -117,11 +132,11 @@ def refused(path: Path, error: Exception) -> DataError:
     return DataError(f"{path} is no readable {kind_of(path) or 'text'} file: {type(error).__name__}: {str(error)[:200]}")
 
 
-def unique(table: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """The table; DataError where two columns have one name."""
-    if twice := table.columns[table.columns.duplicated()].tolist():
+def unique(names: Sequence[str], path: Path) -> Sequence[str]:
+    """The names of a file's columns; DataError where two are the same."""
+    if twice := [name for i, name in enumerate(names) if name in names[:i]]:
         raise DataError(f"{path}: the column {twice[0]!r:.100} is there twice, wanted each name once; rename one")
-    return table
+    return names
 
 
 def read_json(line: str, where: str) -> dict:

@@ -35,9 +35,7 @@ def read_pixel_csv(path: str | Path, *, votes: str | Path | None = None, on_erro
     stat = path.stat()
     key = hashlib.sha256(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {on_error} v1".encode()).hexdigest()
     cache = CACHE / f"faces-{key[:16]}.safetensors"
-    if not cache.exists():
-        store.write_arrays(cache, parse_pixels(path, on_error))
-    arrays = store.read_arrays(cache)
+    arrays = store.cached(cache, lambda: parse_pixels(path, on_error))
     source = f"FER-2013, {path.name}" + readers.left_out([""] * int(arrays["skipped"][0]))
     faces = Dataset(arrays["ids"], arrays["labels"], np.array(SPLITS)[arrays["usage"]], FACE_CLASSES, source, arrays["pixels"])
     return join_votes(faces, Path(votes)) if votes and Path(votes).exists() else faces

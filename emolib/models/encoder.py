@@ -32,6 +32,7 @@ CACHE = ROOT / "data" / "cache" / "features"
 SHARD = 2048  # items a cache file
 GRID, WORDS = 4, 24  # patches are averaged to a grid of 4 x 4, words to at most 24
 PARTS = {"image": ("vision_model", "visual_projection"), "text": ("text_model", "text_projection")}
+VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 WANTED = "a Hub id (ID@REVISION) or a folder that save_pretrained wrote: config.json, model.safetensors, tokenizer, processor"
 
 
@@ -54,9 +55,12 @@ def load(clip: Clip, precision: str = "auto") -> Encoder:
     dtype = torch.float64 if precision == "float64" else torch.float32
     options = {"trust_remote_code": False} | ({"revision": revision} if revision else {})
     try:
-        model = AutoModel.from_pretrained(source, use_safetensors=True, dtype=dtype, **options)
+        how = {"use_safetensors": True, "dtype": dtype, "output_loading_info": True} | options
+        model, info = AutoModel.from_pretrained(source, **how)
         parts = AutoTokenizer.from_pretrained(source, **options), AutoImageProcessor.from_pretrained(source, **options)
-    except (OSError, ValueError, SafetensorError) as error:
+        if fault := find_fault(model, info, Path(source)):
+            raise ValueError(fault)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         said = f"{type(error).__name__}: {str(error).splitlines()[0]:.300}"
         mend = "With a network, try again; without one, copy such a folder and name it: EMOLIB_CLIP=FOLDER"
         raise MissingModel(f"{source} cannot be loaded ({said}). Wanted: {WANTED}. {mend}") from error
@@ -64,6 +68,22 @@ def load(clip: Clip, precision: str = "auto") -> Encoder:
         raise MissingModel(f"{source} is a {type(model).__name__}, wanted a dual encoder of images and texts (CLIPModel, ...)")
     name = Path(source).name if Path(source).is_dir() else source
     return Encoder(model, *parts, name=name, image_size=clip.image_size, batch_size=clip.batch_size, precision=precision)
+
+
+def find_fault(model, info: dict, source: Path) -> str:
+    """What is wrong with a model that transformers has loaded, "" if nothing: it fills gaps with random weights, silently.
+
+    info: its loading info.
+    """
+    surplus = [name for name in info["unexpected_keys"] if not name.endswith("position_ids")]  # buffers of old versions
+    for what, names in (("is missing", info["missing_keys"]), ("belongs to no part of the model", surplus)):
+        if names:
+            return f"the tensor {sorted(names)[0]} {what} ({len(names)} in all)"
+    if broken := [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]:
+        return f"the tensor {broken[0]} holds values that are not finite ({len(broken)} tensors in all)"
+    if source.is_dir() and not any((source / name).exists() for name in VOCABULARIES):
+        return f"the tokenizer's file is missing: found none of {', '.join(VOCABULARIES)}"
+    return ""
 
 
 def locate(clip: Clip) -> tuple[str, str | None]:
@@ -119,6 +139,11 @@ class Encoder:
     def scale(self) -> float:
         """The learned inverse temperature, by which cosine similarities become logits."""
         return float(self.model.logit_scale.detach().double().exp())
+
+    @property
+    def longest(self) -> int:
+        """The number of tokens of the longest text that the encoder takes; SigLIP 2's tokenizer names none."""
+        return min(self.tokenizer.model_max_length, self.model.config.text_config.max_position_embeddings)
 
     @property
     def weights(self) -> dict[str, torch.Tensor]:
@@ -183,17 +208,18 @@ class Encoder:
         """Token numbers of each text, cut at the longest length that the encoder takes; says on stderr how many were cut."""
         if not len(texts):
             return []
-        limit = min(self.tokenizer.model_max_length, self.model.config.text_config.max_position_embeddings)
-        whole = self.tokenizer(list(texts), verbose=False)["input_ids"]
+        limit = self.longest
+        texts = [text[: 100 * limit] for text in texts]  # no word of a language has so many letters; a whole book takes minutes
+        whole = self.tokenizer(texts, verbose=False)["input_ids"]
         if cut := sum(len(tokens) > limit for tokens in whole):
             print(f"{self.name}: {cut} of {len(whole)} texts are longer than {limit} tokens and were cut there", file=sys.stderr)
-        return self.tokenizer(list(texts), truncation=True, max_length=limit)["input_ids"]
+        return self.tokenizer(texts, truncation=True, max_length=limit)["input_ids"]
 
     def pad(self, tokens: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Token lists as one (N, T) tensor, and its mask."""
         # SigLIP was trained with texts padded to full length and reads its vector off the last position.
         full = self.model.config.model_type.startswith("siglip")
-        padding = {"padding": "max_length", "max_length": self.tokenizer.model_max_length} if full else {"padding": True}
+        padding = {"padding": "max_length", "max_length": self.longest} if full else {"padding": True}
         # A tokenizer warns when asked to pad what it has tokenized before; the two steps are apart so that batches sort.
         self.tokenizer.deprecation_warnings["Asking-to-pad-a-fast-tokenizer"] = True
         padded = self.tokenizer.pad({"input_ids": tokens}, return_tensors="pt", **padding)
@@ -267,13 +293,11 @@ class Encoder:
         with tqdm(total=len(items), desc=f"{self.name}, {kind}s", **shown) as bar:
             for start in range(0, len(items), SHARD):
                 rows = np.arange(start, min(start + SHARD, len(items)))
-                path = cache_path(settings, items, rows) if cache else None
-                if path and path.exists():
-                    out.append(store.read_arrays(path)["vectors"])
-                else:
-                    out.append(self._shard(batch, rows, lengths).astype(np.float16 if tokens else np.float32))
-                    if path:
-                        store.write_arrays(path, {"vectors": out[-1]})
+
+                def make(rows=rows):
+                    return {"vectors": self._shard(batch, rows, lengths).astype(np.float16 if tokens else np.float32)}
+
+                out.append((store.cached(cache_path(settings, items, rows), make) if cache else make())["vectors"])
                 bar.update(len(rows))
         return np.concatenate(out) if out else np.zeros((0, self.dimension), np.float32)
 

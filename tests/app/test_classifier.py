@@ -3,7 +3,9 @@
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pytest
+from PIL import Image
 
 from emolib import EmotionClassifier, profiles
 from emolib.app import steps
@@ -103,7 +105,7 @@ def test_wrong_calls_say_what_is_wanted(model, sample_faces, tmp_path):
         model(image=[sample_faces.images[0], b"no picture"])
     with pytest.raises(DataError, match="wanted at least one word"):
         model(text=" ")
-    with pytest.raises(encoder.MissingModel, match=r"emolib\.json is not there.*notebook 5"):
+    with pytest.raises(encoder.MissingModel, match=r"emolib\.json is not there.*notebook 4, 5 or 6"):
         EmotionClassifier.from_pretrained(tmp_path)
 
 
@@ -117,6 +119,50 @@ def test_what_is_saved_is_what_is_loaded(model, sample_faces, tmp_path, modaliti
     items = {"image": list(sample_faces.images[:3])} | ({"text": ["i feel sad", "so glad", "oh"]} if len(some) == 2 else {})
     assert again(**items) == made(**items) and again.fingerprint == made.fingerprint != model.fingerprint
     assert (tmp_path / "README.md").read_text() == "# a card\n" and not list(tmp_path.glob("*.bin"))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("emolib.json", lambda b: b[:100], "emolib.json is damaged"),
+        ("emolib.json", lambda b: b"{}", "emolib.json is damaged or of an older edition"),
+        ("emolib.json", lambda b: b"7", "emolib.json is damaged"),
+        ("heads.safetensors", lambda b: b[:-1] + bytes([b[-1] ^ 1]), "heads.safetensors is not the file that was written"),
+        ("model.safetensors", lambda b: b[: len(b) // 2], "model.safetensors is not the file that was written.*cut or changed"),
+        ("tokenizer.json", None, "tokenizer.json is not there; wanted a folder that notebook 4, 5 or 6 exports"),
+        ("preprocessor_config.json", lambda b: b.replace(b"0.", b"1."), "preprocessor_config.json is not the file"),
+    ],
+)
+def test_a_damaged_export_is_refused(model, tmp_path, name, change, message):
+    model.save_pretrained(tmp_path, "# a card\n")
+    if change:
+        (tmp_path / name).write_bytes(change((tmp_path / name).read_bytes()))
+    else:
+        (tmp_path / name).unlink()
+    with pytest.raises(encoder.MissingModel, match=message):
+        EmotionClassifier.from_pretrained(tmp_path)
+
+
+def test_a_crop_sees_every_picture_and_may_find_nothing(model, sample_faces, tmp_path):
+    model.save_pretrained(tmp_path, "# a card\n")
+    wide = Image.new("RGB", (90, 60))
+    wide.paste(Image.fromarray(sample_faces.images[0]), (40, 5))
+
+    def cut(picture):
+        return picture.crop((40, 5, 88, 53)) if picture.width == 90 else None
+
+    cropped = EmotionClassifier.from_pretrained(tmp_path, crop=cut, conflict_rate=0.5)
+    assert cropped(image=wide).posterior == pytest.approx(model(image=sample_faces.images[0]).posterior, abs=1e-6)
+    assert cropped.conflict_rate == 0.5
+    with pytest.raises(DataError, match="image 0: the crop found nothing in it"):
+        cropped(image=sample_faces.images[0])
+
+
+def test_columns_of_a_table_are_several_items(model, sample_faces):
+    texts, images = ["so glad", "i feel sad"], column(list(sample_faces.images[:2]))
+    wanted = model(text=texts, image=list(images))
+    assert wanted == model(text=pd.Series(texts), image=images) == model(text=np.array(texts), image=tuple(images))
+    assert model(text=pd.Series(["so glad", np.nan]), image=images)[1].text is None
 
 
 @pytest.fixture(scope="module")

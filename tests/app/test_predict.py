@@ -11,6 +11,7 @@ import sys
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -109,15 +110,14 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_file(folder, model, sample_
     command = [sys.executable, "-m", "emolib", "predict", str(tmp_path / "table.csv"), "--model", str(folder)]
     command += ["--image-column", "face", "--text-column", "said", "--out", str(tmp_path / "out.csv")]
     started = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    note = tmp_path / "out.csv.progress"
-    while not note.exists() and started.poll() is None:
+    first = tmp_path / "out.csv.parts" / "0.json"
+    while not first.exists() and started.poll() is None:
         time.sleep(0.05)
     os.kill(started.pid, signal.SIGKILL)
     assert started.wait() == -signal.SIGKILL and not (tmp_path / "out.csv").exists()
-    with (tmp_path / "out.csv.part").open("ab") as file:
-        file.write(b"half a li")  # what a kill in mid-write leaves
+    (tmp_path / "out.csv.parts" / "1.json").write_text('{"key": "half a fi')  # what a disk that breaks leaves
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "going on after row" in again.stderr and "2,500 rows" in again.stdout
+    assert re.search(r"going on after [1-4] of 5 chunks", again.stderr) and "2,500 rows" in again.stdout
     predict.predict(model, tmp_path / "table.csv", tmp_path / "whole.csv", image_column="face", text_column="said")
     assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
     refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -148,10 +148,11 @@ def test_a_run_is_not_continued_with_another_head(model, tmp_path, monkeypatch):
     other = {m: dataclasses.replace(h, weight=h.weight / 3) for m, h in model.heads.items()}
     changed = EmotionClassifier(model.encoder, other, OWN, classes=SHARED_CLASSES)
     with monkeypatch.context() as patch:
-        calls = iter([None])
-        patch.setattr(predict.os, "fsync", lambda _: next(calls))  # the second save is where it is killed
+        kept, calls = predict.store.write_text, iter([None])
+        patch.setattr(predict.store, "write_text", lambda *given: (next(calls), kept(*given)))  # killed at the second save
         with pytest.raises(StopIteration):
             predict.predict(model, tmp_path / "t.csv", tmp_path / "o.csv", text_column="said")
+    assert [p.name for p in (tmp_path / "o.csv.parts").iterdir()] == ["0.json"]
     predict.predict(changed, tmp_path / "t.csv", tmp_path / "o.csv", text_column="said")
     assert len({row["text_p_joy"] for row in read(tmp_path / "o.csv")}) == 1 and model.fingerprint != changed.fingerprint
 
@@ -160,8 +161,55 @@ def test_wrong_columns_are_named(model, tmp_path):
     for text, column, message in (
         ("id,said\n1,hello\n", "face", "no column 'face'; its columns are id, said"),
         ("emotion,said\n1,hello\n", "said", "a column 'emotion' already"),
-        ("", "said", "its columns are none"),
+        ("", "said", "t.csv is empty, wanted a header and rows"),
+        ('id,said\n1,"hello\n2,you"\n', "said", "line 2: a quote opens a cell that takes in whole rows"),
+        ("id,said,said\n1,a,b\n", "said", "the column 'said' is there twice"),
     ):
         (tmp_path / "t.csv").write_text(text)
         with pytest.raises(DataError, match=message):
             predict.predict(model, tmp_path / "t.csv", tmp_path / "o.csv", text_column=column)
+
+
+def test_two_processes_write_what_one_does(folder, model, sample_faces, tmp_path):
+    """And what is left when one of them is killed is taken up."""
+    broken_table(tmp_path / "table.csv", sample_faces.images, 1700)
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    command += [
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        "--num_cpu_threads_per_process",
+        "1",
+        "--main_process_port",
+        "0",
+    ]
+    command += ["-m", "emolib", "predict", str(tmp_path / "table.csv"), "--model", str(folder), "--image-column", "face"]
+    command += ["--text-column", "said", "--out", str(tmp_path / "out.csv")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("1,700 rows") == 1
+    predict.predict(model, tmp_path / "table.csv", tmp_path / "whole.csv", image_column="face", text_column="said")
+    assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert not (tmp_path / "out.csv.parts").exists()
+
+
+def test_parquet_tables_and_folders_of_pictures(model, sample_faces, tmp_path):
+    (tmp_path / "p" / "q").mkdir(parents=True)
+    for i, name in enumerate(("0.png", "1.jpg", "q/2.png")):
+        Image.fromarray(sample_faces.images[i]).save(tmp_path / "p" / name)
+    (tmp_path / "p" / "note.txt").write_text("no picture")
+    (tmp_path / "p" / "3.png").write_bytes(b"broken")
+    found = predict.predict(model, tmp_path / "p", tmp_path / "folder.csv")
+    rows = read(tmp_path / "folder.csv")
+    assert [row["path"] for row in rows] == ["0.png", "1.jpg", "3.png", "q/2.png"] and found == {"image only": 3, "no result": 1}
+    encoded = [(tmp_path / "p" / name).read_bytes() for name in ("0.png", "q/2.png")]
+    table = pd.DataFrame(
+        {"n": [1, 2, 3], "said": ["so glad", None, "sad"], "face": [*({"bytes": b, "path": None} for b in encoded), None]}
+    )
+    table.to_parquet(tmp_path / "t.parquet")
+    predict.predict(model, tmp_path / "t.parquet", tmp_path / "o.csv", image_column="face", text_column="said")
+    first, second, third = read(tmp_path / "o.csv")
+    assert first["n"] == "1" and first["face"].endswith(" bytes") and first["image_emotion"] == rows[0]["image_emotion"]
+    assert second["said"] == "" and second["text_emotion"] == "" and second["image_p_sad"] == rows[3]["image_p_sad"]
+    assert third["image_emotion"] == "" and third["text_emotion"] and not any(row["problem"] for row in (first, second, third))

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from emolib import profiles, store
 from emolib.data.dataset import DataError, column
@@ -57,6 +59,11 @@ def encoder(checkpoints, cache):
 @pytest.fixture
 def cached(cache):
     return lambda: sorted((cache / "features").glob("*.safetensors"))
+
+
+def keep(path, vectors):
+    """As the cache keeps them."""
+    store.write_arrays(path, {"vectors": vectors}, {"sha256": store.digest({"vectors": vectors})})
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip", "dual"])
@@ -119,7 +126,7 @@ def test_the_cache_key_changes_with_whatever_matters(encoder, checkpoints, cache
     first = encoder.encode_images(faces)
     assert len(cached()) == 1
     assert np.array_equal(encoder.encode_images(faces), first) and len(cached()) == 1
-    store.write_arrays(cached()[0], {"vectors": first * 0})
+    keep(cached()[0], first * 0)
     assert not encoder.encode_images(faces).any(), "the cache is not read"
     changed = faces.copy()
     changed[0, 0, 0] ^= 1
@@ -183,7 +190,7 @@ def test_a_picture_that_cannot_be_read_is_named_and_nothing_is_lost(encoder, tmp
         with pytest.raises(DataError, match=f"{name} cannot be read"):
             encoder.encode_images(column([good] * 6 + [bad]))
         assert len(cached()) == 1
-    store.write_arrays(cached()[0], {"vectors": np.full((4, encoder.dimension), 7.0, np.float32)})
+    keep(cached()[0], np.full((4, encoder.dimension), 7.0, np.float32))
     again = encoder.encode_images(column([good] * 6))
     assert (again[:4] == 7).all() and np.allclose(again[4:], encoder.encode_images(column([good]), cache=False), atol=1e-6)
 
@@ -227,6 +234,65 @@ def test_pickles_code_and_what_is_no_dual_encoder_are_refused(checkpoints, tmp_p
     transformers.BertModel(small).save_pretrained(tmp_path / "bert")
     with pytest.raises(MissingModel, match="is a BertModel, wanted a dual encoder"):
         load(clip(tmp_path / "bert"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("visual_projection.weight"), r"the tensor visual_projection.weight is missing \(1 in all\)"),
+        (lambda t: t.update(extra=t["logit_scale"].clone()), "the tensor extra belongs to no part of the model"),
+        (
+            lambda t: t["text_projection.weight"].mul_(torch.nan),
+            "the tensor text_projection.weight holds values that are not finite",
+        ),
+        (lambda t: t["logit_scale"].fill_(torch.inf), "the tensor logit_scale holds values that are not finite"),
+        (lambda t: t.update({"text_projection.weight": t["text_projection.weight"][:, 1:].clone()}), "cannot be loaded"),
+    ],
+)
+def test_gaps_are_refused_and_not_filled_with_random_weights(checkpoints, tmp_path, change, message):
+    shutil.copytree(checkpoints / "clip", tmp_path / "x")
+    tensors = load_file(tmp_path / "x" / "model.safetensors")
+    change(tensors)
+    save_file(tensors, tmp_path / "x" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(MissingModel, match=message):
+        load(clip(tmp_path / "x"))
+
+
+def test_a_lost_tokenizer_is_named(checkpoints, tmp_path):
+    names = ("tokenizer.json", "vocab.json", "merges.txt")
+    shutil.copytree(checkpoints / "clip", tmp_path / "x", ignore=shutil.ignore_patterns(*names))
+    with pytest.raises(MissingModel, match="tokenizer"):
+        load(clip(tmp_path / "x"))
+
+
+def test_a_tokenizer_without_a_length_is_cut_and_padded_at_the_models(checkpoints):
+    """SigLIP 2's says 1e30."""
+    siglip = load(clip(checkpoints / "siglip"), "float32")
+    wanted = siglip.encode_texts(WORDS, cache=False)
+    siglip.tokenizer.model_max_length = int(1e30)
+    assert siglip.longest == 64 and np.array_equal(siglip.encode_texts(WORDS, cache=False), wanted)
+
+
+def test_a_book_in_one_cell_takes_no_time(encoder, capsys):
+    started = time.monotonic()
+    encoder.encode_texts(["happy " * 400_000], cache=False)
+    assert time.monotonic() - started < 2 and "1 of 1 texts are longer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-1] + bytes([b[-1] ^ 1]), lambda b: b[: len(b) // 2], lambda b: b""])
+def test_a_damaged_cache_is_made_again(encoder, cached, damage):
+    first = encoder.encode_texts(WORDS)
+    cached()[0].write_bytes(damage(cached()[0].read_bytes()))
+    assert np.array_equal(encoder.encode_texts(WORDS), first) and len(cached()) == 1
+    assert store.read_note(cached()[0])["sha256"] == store.digest({"vectors": first})
+
+
+def test_a_cache_that_cannot_be_written_is_said_once_and_done_without(encoder, monkeypatch, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(module, "CACHE", tmp_path / "file" / "features")
+    for _ in range(2):
+        assert encoder.encode_texts(WORDS).shape == (3, encoder.dimension)
+    assert capsys.readouterr().err.count("cannot be written") == 1
 
 
 def test_the_hubs_cache_is_used_offline(checkpoints, tmp_path):
