@@ -34,6 +34,9 @@ def parser() -> argparse.ArgumentParser:
     add("--out", type=Path, help="folder for executed notebooks, records and the report, default: runs/PROFILE")
     add("--fresh", action="store_true", help="compute anew what an earlier run has already recorded")
     add("--record", action="store_true", help="copy the run's records to data/records/PROFILE when all passed")
+    add(
+        "-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="of a notebook: -p data FOLDER"
+    )
     add = command(
         predict, "classify pictures and texts of your own, row by row; on several GPUs: accelerate launch -m emolib predict"
     )
@@ -78,6 +81,11 @@ def run(chosen: argparse.Namespace) -> int:
     profile, paths = profiles.get(chosen.profile), find(chosen.notebooks)
     if chosen.record and profile.replays:
         raise SystemExit(f"emolib: profile {profile.name} computes nothing that could be recorded")
+    parameters = {path: given(chosen.parameter, path) | {"profile": profile.name} for path in paths}
+    if unknown := [name for name, _ in chosen.parameter if not any(name in some for some in parameters.values())]:
+        raise SystemExit(f"emolib: none of the notebooks {', '.join(p.stem for p in paths)} has a parameter {unknown[0]}")
+    if chosen.parameter and profile.replays:
+        raise SystemExit(f"emolib: profile {profile.name} computes nothing; with -p name --profile {', '.join(COMPUTED)}")
     out = prepare((chosen.out or profiles.out_folder(profile)).resolve(), profile)
     # The sample is always computed live; a longer run goes on from the steps that it has finished.
     if chosen.fresh or profile.data.generated:
@@ -85,7 +93,7 @@ def run(chosen: argparse.Namespace) -> int:
     if chosen.fresh:
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
     for number, path in enumerate(paths, 1):
-        if not execute(path, out, profile, f"[{number}/{len(paths)}] {path.stem}"):
+        if not execute(path, out, parameters[path], f"[{number}/{len(paths)}] {path.stem}"):
             return 1
     if chosen.record:
         print(f"records: {records.publish(profile, [path.stem for path in paths])}")
@@ -105,17 +113,25 @@ def prepare(out: Path, profile: Profile) -> Path:
     return out
 
 
-def execute(path: Path, out: Path, profile: Profile, title: str) -> bool:
+def given(parameters: list[tuple[str, str]], notebook: Path) -> dict[str, str]:
+    """Those of the parameters that a notebook has; paths are made absolute, as its kernel runs in another folder."""
+    import papermill
+
+    known = papermill.inspect_notebook(str(notebook)) if parameters else {}
+    return {name: str(Path(value).resolve()) if Path(value).exists() else value for name, value in parameters if name in known}
+
+
+def execute(path: Path, out: Path, parameters: dict[str, str], title: str) -> bool:
     """Run one notebook into the output folder; says what happens, and where it failed."""
     import papermill
 
     from emolib.app.publish import QUIET
 
     started = time.monotonic()
-    print(f"{title}, profile {profile.name} ...", flush=True)
+    print(f"{title}, profile {parameters['profile']} ...", flush=True)
     options = {"cwd": str(NOTEBOOKS), "kernel_name": "python3", "extra_arguments": QUIET, "stderr_file": sys.stderr}
     try:
-        papermill.execute_notebook(str(path), str(out / path.name), {"profile": profile.name}, progress_bar=False, **options)
+        papermill.execute_notebook(str(path), str(out / path.name), parameters, progress_bar=False, **options)
     except papermill.PapermillExecutionError as error:
         cell = f"cell {error.exec_count}" if error.exec_count else "a cell"
         print(f"emolib: {path.name}, {cell}: {error.ename}: {error.evalue}", file=sys.stderr)

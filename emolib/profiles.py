@@ -177,6 +177,7 @@ class Profile:
     search: Search = field(default_factory=Search)
     texts: Tuning | None = None
     genuine: Tuning | None = None  # of the encoder on genuine pairs
+    own: Tuning | None = None  # of the encoder on the reader's own data
     generality: Generality | None = None
     fusion: Fusion | None = None
 
@@ -251,6 +252,7 @@ PROFILES = {
             lstm=_SAMPLE_TEXT, gru=_SAMPLE_TEXT, cnn=_SAMPLE_CNN, clip=_SAMPLE_CLIP,
             **_ways(5e-4, epochs=1, augment=0.2, erase=0.0), texts=_tuning(2e-3, epochs=2),
             genuine=_tuning(5e-4, epochs=1, augment=0.2, erase=0.0),
+            own=_tuning(5e-3, epochs=6, rank=8, augment=0.2, erase=0.0),
             search=Search(factors=(1 / 3, 1), epochs=1, rows=300),
             frozen=Frozen(sizes=(32, 48, 64), size_rows=200, shot_seeds=2),
             generality=Generality(alphas=_COARSE, faces=150, pairs=150),
@@ -262,7 +264,7 @@ PROFILES = {
             precision="auto", lstm=_TEXT, gru=_TEXT, cnn=_CNN, clip=_MINI_CLIP, **_ways(1e-4, epochs=1, patches=0.4),
             texts=_tuning(1e-4, epochs=1),
             genuine=_tuning(1e-4, epochs=3, ema=0.99, patches=0.25, seeds=(0, 1, 2)),
-            frozen=Frozen(sizes=(112, 144, 160, 192, 224), size_rows=1500),
+            own=_tuning(1e-3, epochs=15, rank=8), frozen=Frozen(sizes=(112, 144, 160, 192, 224), size_rows=1500),
             generality=Generality(faces=500, pairs=1000), fusion=_fusion(1e-3, epochs=15),
         ),
         Profile(
@@ -271,7 +273,7 @@ PROFILES = {
             precision="auto", lstm=_TEXT, gru=_TEXT, cnn=_CNN, clip=_FULL_CLIP,
             **_ways(1e-5, epochs=10, seeds=(0, 1, 2)), texts=_tuning(1e-5, epochs=5, seeds=(0, 1, 2)),
             genuine=_tuning(1e-5, epochs=5, seeds=(0, 1, 2)),
-            frozen=Frozen(sizes=(96, 128, 160, 224)), generality=Generality(),
+            own=_tuning(1e-4, epochs=15, rank=8), frozen=Frozen(sizes=(96, 128, 160, 224)), generality=Generality(),
             fusion=_fusion(1e-3, epochs=15),
         ),
         Profile("published", "Replayed from the records in data/records.", replays="mini"),

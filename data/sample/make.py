@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import weather
 from drawing import ACTION_UNITS, UNITS, People, draw, face, people, units
 from PIL import Image
 from scipy.ndimage import gaussian_filter
@@ -293,6 +294,8 @@ def main(folder: Path = FOLDER) -> None:
         write_pictures(folder / f"{name}.npz", data)
     with store.atomic(folder / "face.png") as temporary:
         Image.fromarray(pixels[FACE_CLASSES.index("happy")]).save(temporary, "PNG")
+    with store.atomic(folder / "weather.parquet") as temporary:
+        weather.make().to_parquet(temporary, index=False)
     store.write_text(folder / "planted.json", json.dumps({"texts": twice, "faces": defects}, indent=1) + "\n")
 
 

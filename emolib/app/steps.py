@@ -91,9 +91,9 @@ def classify_pairs(encoder, data: Dataset, models: dict, experts: Experts, own: 
     return facts(data, {"classes": list(data.classes)}, arrays)
 
 
-def export(encoder, data: Dataset, models: str | dict, answers: Predictions | Experts, own: dict = OWN, *,
-           work: Work = Work()) -> Facts:  # fmt: skip
-    """Write a classifier with its card to <work.folder>/export/emotion-<image, text or fusion>, and load it again.
+def export(encoder, data: Dataset, models: str | dict, answers: Predictions | Experts, own: dict = OWN, title: str = "emotion",
+           *, work: Work = Work()) -> Facts:  # fmt: skip
+    """Write a classifier with its card to <work.folder>/export/<title>-<image, text or fusion>, and load it again.
 
     models: the step that made the model of the data's one modality, or {modality: step} of two. answers: what is recorded of
     it on `data`: predictions, or two experts. notes: "files" and, on 200 held-out items in full precision,
@@ -105,7 +105,7 @@ def export(encoder, data: Dataset, models: str | dict, answers: Predictions | Ex
         models, own = {data.modalities[0]: models}, {data.modalities[0]: data.classes}
     classifier = assemble(encoder, models, experts, own, work)
     classifier.encoder.precision = exact = "float64" if encoder.precision == "float64" else "float32"
-    title = f"emotion-{'fusion' if experts else data.modalities[0]}"
+    title = f"{title}-{'fusion' if experts else data.modalities[0]}"
     folder = work.folder / "export" / title
     classifier.save_pretrained(folder, card(title, encoder.name, answers))
     some = data.select(data.held_out[:200])

@@ -141,16 +141,14 @@ def clean(data: Dataset) -> Dataset:
 def draw_splits(data: Dataset, splits: Sequence[str] = SPLITS[1:], *, folds: int = 7) -> Dataset:
     """The data with those of the splits that it lacks drawn from Training: a seventh each, classes alike, duplicates together.
 
-    Exact duplicates and (up to 50,000 items) near ones stay in one split. Always the same for the same data. Raises DataError
-    where a class is too small to be in each split.
+    Duplicates are the same picture, where there are none the same text; near ones, which may link everything to everything,
+    are counted by `audit`. Always the same for the same data. Raises DataError where a class is too small to be in each split.
     """
     lacking = [split for split in splits if split not in data.split]
     if not lacking:
         return data
     train = data.part("train")
-    groups = [duplicates(train, m) for m in train.modalities]
-    near = [near_duplicates(train, m)[:, :2] for m in train.modalities] if len(train) <= 50_000 else [np.empty((0, 2), int)]
-    group = merge(groups, np.concatenate(near))
+    group = duplicates(train, train.modalities[0])
     found, rows = data.split.astype("U10"), np.flatnonzero(data.split == "train")
     first = np.unique(group, return_index=True)[1]
     if (counts := np.bincount(train.labels[first], minlength=len(data.classes))).min(initial=folds) < folds:

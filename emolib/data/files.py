@@ -9,7 +9,7 @@ import json
 import re
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def read_file(path: Path, delimiter: str | None = None) -> pd.DataFrame:
     """
     kind = kind_of(path)
     if kind == ".parquet":
-        return open_parquet(path).read().to_pandas()
+        return guarded(path, lambda: open_parquet(path).read().to_pandas())
     if kind in (".csv", ".tsv"):
         (_, *numbers), (head, *rows) = zip(*csv_rows(path, delimiter), strict=True)
         return pd.DataFrame(rows, pd.Index(numbers, name="line", dtype=int), head, dtype=object)
@@ -52,15 +52,21 @@ def read_file(path: Path, delimiter: str | None = None) -> pd.DataFrame:
 
 def open_parquet(path: Path):
     """A parquet file, its head read; DataError where it is none, or has two columns of one name."""
-    from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
 
-    try:
-        file = ParquetFile(path)
-    except (ArrowException, OSError, ValueError) as error:
-        raise refused(path, error) from error
-    unique(file.schema_arrow.names, path)
+    file = guarded(path, lambda: ParquetFile(path))
+    check_names(file.schema_arrow.names, path)
     return file
+
+
+def guarded(path: Path, read: Callable):
+    """What a reader of others' making returns; whatever it raises is said of the file, as DataError."""
+    try:
+        return read()
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:
+        raise refused(path, error) from error
 
 
 def csv_rows(path: Path, delimiter: str | None = None, *, ragged: bool = False) -> Iterator[tuple[int, list[str]]]:
@@ -81,7 +87,7 @@ def csv_rows(path: Path, delimiter: str | None = None, *, ragged: bool = False) 
         rows, width, start = csv.reader(noted(), delimiter=delimiter, strict=True), 0, 1
         try:
             for cells in rows:
-                width = width or len(unique(cells, path))
+                width = width or len(check_names(cells, path))
                 if cells and len(cells) != width and not ragged:
                     where = f"{path}, line {start}: {len(cells)} cells, wanted {width} as in the header"
                     raise DataError(f'{where}; put a cell that holds {delimiter!r} in quotes: "..."')
@@ -132,11 +138,18 @@ def refused(path: Path, error: Exception) -> DataError:
     return DataError(f"{path} is no readable {kind_of(path) or 'text'} file: {type(error).__name__}: {str(error)[:200]}")
 
 
-def unique(names: Sequence[str], path: Path) -> Sequence[str]:
-    """The names of a file's columns; DataError where two are the same."""
+def check_names(names: Sequence[str], path: Path | str) -> Sequence[str]:
+    """The names of a file's columns; DataError where two are the same or one is not UTF-8."""
     if twice := [name for i, name in enumerate(names) if name in names[:i]]:
         raise DataError(f"{path}: the column {twice[0]!r:.100} is there twice, wanted each name once; rename one")
+    if broken := [name for name in names if not is_utf8(name)]:
+        raise DataError(f"{path}: the column {broken[0]!r:.100} is not UTF-8")
     return names
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a text holds no byte that was let through as a surrogate."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def read_json(line: str, where: str) -> dict:
@@ -147,4 +160,5 @@ def read_json(line: str, where: str) -> dict:
         raise DataError(f"{where}: {line!r:.100} is no JSON object ({str(error)[:100]})") from error
     if not isinstance(found, dict):
         raise DataError(f"{where}: {line!r:.100} is no JSON object, wanted one with the names of the columns")
+    check_names(list(found), where)
     return found

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from emolib import store
 from emolib.data import audit, readers
 from emolib.data.dataset import DataError, Dataset, column, refuse
-from emolib.data.files import read_file
+from emolib.data.files import csv_rows, read_file
 from emolib.data.labels import FACE_CLASSES, FERPLUS_COLUMNS, MSED_CLASSES, SHARED_CLASSES, SPLITS
 from emolib.data.pictures import SIDE, grey_pixels
 from emolib.profiles import ROOT
@@ -42,24 +42,19 @@ def read_pixel_csv(path: str | Path, *, votes: str | Path | None = None, on_erro
 
 
 def parse_pixels(path: Path, on_error: str) -> dict[str, np.ndarray]:
-    """The whole csv, in pieces of 2,000 rows so that the text never lies in memory at once."""
-    blocks, problems = [], []
-    reader = pd.read_csv(
-        path, dtype=object, chunksize=2000, skipinitialspace=True, keep_default_na=False, encoding_errors="surrogateescape"
-    )
-    for chunk in tqdm(reader, desc=f"reading {path.name}", unit="x2000 rows", leave=False):
-        chunk.columns = [c.strip() for c in chunk.columns]
-        if missing := {"emotion", "pixels", "Usage"} - set(chunk.columns):
-            raise DataError(f"{path}: columns found {list(chunk.columns)!s:.300}, missing {sorted(missing)}")
-        cells = zip(chunk.index, chunk.emotion, chunk.pixels, chunk.Usage, strict=True)
-        rows = [parse_face(f"{path}, row {row[0]}", *row) for row in cells]
-        problems += [row for row in rows if isinstance(row, str)]
-        refuse(problems, on_error)
-        if good := [row for row in rows if not isinstance(row, str)]:
-            blocks.append([np.array(cells) for cells in zip(*good, strict=True)])
-    if not blocks:
+    """The whole csv, row by row, so that its text never lies in memory at once."""
+    rows, problems, lines = [], [], csv_rows(path)
+    head = [name.strip() for name in next(lines)[1]]
+    if missing := {"emotion", "pixels", "Usage"} - set(head):
+        raise DataError(f"{path}: columns found {head!s:.300}, missing {sorted(missing)}")
+    where = [head.index(name) for name in ("emotion", "pixels", "Usage")]
+    for number, (_, cells) in enumerate(tqdm(lines, desc=f"reading {path.name}", unit="row", unit_scale=True, leave=False)):
+        found = parse_face(f"{path}, row {number}", number, *(cells[i].strip() for i in where))
+        (problems if isinstance(found, str) else rows).append(found)
+    refuse(problems, on_error)
+    if not rows:
         raise DataError(f"{path}: no readable row")
-    columns = (np.concatenate(cells) for cells in zip(*blocks, strict=True))
+    columns = (np.array(cells) for cells in zip(*rows, strict=True))
     return dict(zip(("pixels", "labels", "usage", "ids"), columns, strict=True)) | {"skipped": np.array([len(problems)])}
 
 

@@ -32,14 +32,17 @@ SMALL = 96  # pixels: pictures of one size up to this side are held as an array,
 Part = tuple[str, pd.DataFrame, Path]
 
 
-def read(source: str | Path, *, image: str | None = None, text: str | Sequence[str] = (), **options) -> Dataset:
+def read(
+    source: str | Path, *, image: str | None = None, text: str | Sequence[str] = (), label: str = "label",
+    split: str | None = None, **options,
+) -> Dataset:  # fmt: skip
     """Anybody's data: class folders where no column is named, else a table; validation and test are drawn where missing.
 
-    options: as of `read_table` or `read_class_folders`.
+    options: whatever `read_table` and `read_class_folders` both take. Raises ValueError for a table without columns.
     """
     options = {"draw": SPLITS[1:]} | options
     if image or text:
-        return read_table(source, image=image, text=text, **options)
+        return read_table(source, image=image, text=text, label=label, split=split, **options)
     if not Path(source).is_dir():
         raise ValueError(f'{source} is no folder of class folders; of a table name the columns: image="...", text="..."')
     return read_class_folders(source, **options)

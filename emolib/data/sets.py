@@ -176,6 +176,13 @@ def other_texts(profile: Profile) -> Dataset:
     raise missing("GoEmotions", "labels.txt and train, dev, test .tsv", folder, how)
 
 
+def own(data: str | Path = "", image: str = "", text: str | tuple[str, ...] = "", label: str = "label", **options) -> Dataset:
+    """The reader's own data, see `readers.read`; without any the drawn skies of data/sample, each with a remark."""
+    if not data:
+        return readers.read(SAMPLE / "weather.parquet", image="image", text="text", name="drawn skies with remarks")
+    return readers.read(data, image=image or None, text=text, label=label, **options)
+
+
 @once
 def cifar10(profile: Profile) -> Dataset:
     """CIFAR-10's test pictures, all of them "test": a zero-shot task that is not emotion. Not `full`: 2,000 fixed ones.

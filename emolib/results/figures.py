@@ -130,6 +130,7 @@ def heat(ax: Axes, counts: np.ndarray, rows: Sequence[str], columns: Sequence[st
     share = 100 * counts / np.maximum(n, 1e-9)[:, None]
     sns.heatmap(share, annot=True, fmt=".0f", cmap="Blues", vmin=0, vmax=100, cbar=False, annot_kws={"size": 8}, ax=ax, **names)
     ax.set_xticks(ax.get_xticks(), columns, rotation=35, ha="right")
+    ax.tick_params(axis="y", rotation=0)
     ax.grid(visible=False)
 
 

@@ -1,6 +1,8 @@
+import io
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -10,10 +12,14 @@ from emolib.data.sets import SAMPLE
 
 
 def contents(path):
-    """Arrays of an npz file, pixels of a picture, text of anything else."""
+    """Arrays of an npz file, pixels of pictures, text of anything else."""
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as file:
             return {key: (array.dtype.str, array.tolist()) for key, array in file.items()}
+    if path.suffix == ".parquet":
+        table = pd.read_parquet(path)
+        pixels = [np.asarray(Image.open(io.BytesIO(picture))).tolist() for picture in table.image]
+        return pixels, table.drop(columns="image").to_numpy().tolist()
     return np.asarray(Image.open(path)).tolist() if path.suffix == ".png" else path.read_text(encoding="utf8")
 
 
