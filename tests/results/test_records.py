@@ -193,7 +193,7 @@ def test_committed_record_is_whole(profile, name):
 
 
 @pytest.mark.parametrize("profile", WITH_RECORDS)
-@pytest.mark.parametrize("kind", ["texts/", "faces/", "pairs/", "genuine/", "genuine-masked/"])
+@pytest.mark.parametrize("kind", ["texts/", "faces/", "pairs/", "genuine/", "genuine-masked/", "own/image-", "own/text-"])
 def test_systems_of_a_set_saw_the_same_data(profile, kind):
     found = {}
     for name in records.names(records.RECORDS / profile):
@@ -214,7 +214,7 @@ def test_dual_encoders_of_a_profile_are_one(profile):
 BRACES = {
     "kind": f"(?:faces|texts|pairs|tuned|image-tuned|text-tuned|{'|'.join(fusion.KINDS)})", "method": f"(?:{'|'.join(METHODS)})",
 }  # fmt: skip
-NAME = re.compile(r'f?"((?:faces|texts|pairs|genuine|genuine-masked|generality|{\w+})/[\w{}-]+)"')
+NAME = re.compile(r'f?"((?:faces|texts|pairs|genuine|genuine-masked|generality|own|{\w+})/[\w{}-]+)"')
 
 
 @pytest.mark.parametrize("profile", WITH_RECORDS)
