@@ -153,7 +153,7 @@ class EmotionClassifier:
 
     def prepare(self, picture, name: str):
         """(3, S, S) uint8: any picture, cropped, at the encoder's size. DataError with its name where it cannot be read."""
-        opened = open_picture(picture, name)
+        opened = open_picture(picture, name, side=None if self.crop else self.encoder.size)
         if self.crop:
             opened = self.crop(opened)
         if opened is None:

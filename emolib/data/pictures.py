@@ -16,9 +16,11 @@ SIDE = 48  # pixels of FER-2013's faces
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
 
-def open_picture(picture, name: str) -> Image.Image:
+def open_picture(picture, name: str, *, side: int | None = None) -> Image.Image:
     """Anything as an upright RGB picture of 0 to 255; transparent parts become white.
 
+    side: the size in pixels that is wanted in the end; a JPEG of eight times as much or more is decoded at a fraction of its
+    size, but four times the wanted one, which is several times as fast.
     picture: a path, encoded bytes or an open file of `FORMATS`, a PIL picture, or an array or tensor as `scaled` takes it.
     Raises DataError with the picture's name where it is missing, damaged or no picture at all.
     """
@@ -29,6 +31,8 @@ def open_picture(picture, name: str) -> Image.Image:
             picture = io.BytesIO(picture)
         if isinstance(picture, str | Path) or hasattr(picture, "read"):
             picture = Image.open(picture, formats=FORMATS)
+            if side:
+                picture.draft(None, (4 * side, 4 * side))
         elif not isinstance(picture, Image.Image):
             picture = Image.fromarray(scaled(picture))
         picture = ImageOps.exif_transpose(picture)

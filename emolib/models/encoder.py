@@ -244,7 +244,7 @@ class Encoder:
         extra = {"crop_size": square} if getattr(self.processor, "do_center_crop", False) else {}
         plain = {"do_rescale": False, "do_normalize": False, "return_tensors": "pt"}
         # One by one: a batch of photographs at their full size would fill the memory.
-        each = (open_picture(picture, f"picture {i}") for i, picture in zip(numbers, images, strict=True))
+        each = (open_picture(picture, f"picture {i}", side=self.size) for i, picture in zip(numbers, images, strict=True))
         return torch.cat([self.processor([picture], size=size, **plain, **extra)["pixel_values"] for picture in each])
 
     def normalise(self, pictures: torch.Tensor) -> torch.Tensor:

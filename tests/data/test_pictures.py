@@ -42,6 +42,17 @@ def test_every_kind_of_picture_opens_alike(tmp_path):
     assert np.asarray(deep).tolist() == [[[100] * 3] * 2] * 2
 
 
+def test_a_large_photograph_is_decoded_small_and_looks_the_same(tmp_path):
+    rng = np.random.default_rng(0)
+    scene = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize((1600, 1200))
+    scene.save(tmp_path / "a.jpg", quality=95)
+    whole, small = open_picture(tmp_path / "a.jpg", "p"), open_picture(tmp_path / "a.jpg", "p", side=64)
+    assert whole.size == (1600, 1200) and min(small.size) >= 256 and max(small.size) <= 800
+    near = [np.asarray(picture.resize((64, 48)), float) for picture in (whole, small)]
+    assert np.abs(near[0] - near[1]).mean() < 1
+    assert open_picture(tmp_path / "a.jpg", "p", side=160).size == (1600, 1200)
+
+
 def test_transparent_parts_become_white():
     clear = Image.new("RGBA", (2, 1), (10, 20, 30, 0))
     clear.putpixel((1, 0), (10, 20, 30, 255))
