@@ -142,10 +142,11 @@ def draw_splits(data: Dataset, splits: Sequence[str] = SPLITS[1:], *, folds: int
     """The data with those of the splits that it lacks drawn from Training: a seventh each, classes alike, duplicates together.
 
     Duplicates are the same picture, where there are none the same text; near ones, which may link everything to everything,
-    are counted by `audit`. Always the same for the same data. Raises DataError where a class is too small to be in each split.
+    are counted by `audit`. Without Training nothing is drawn. Always the same for the same data. Raises DataError where a class
+    is too small to be in each split.
     """
     lacking = [split for split in splits if split not in data.split]
-    if not lacking:
+    if not lacking or "train" not in data.split:
         return data
     train = data.part("train")
     group = duplicates(train, train.modalities[0])

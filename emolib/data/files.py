@@ -91,8 +91,8 @@ def csv_rows(path: Path, delimiter: str | None = None, *, ragged: bool = False) 
                 if cells and len(cells) != width and not ragged:
                     where = f"{path}, line {start}: {len(cells)} cells, wanted {width} as in the header"
                     raise DataError(f'{where}; put a cell that holds {delimiter!r} in quotes: "..."')
-                # In prose a space follows the comma; a line with a row's number of cells, none of which opens so, is a row.
-                if width > 1 and read[1:] and all(len(re.split(rf"{re.escape(delimiter)}(?! )", x)) == width for x in read[1:]):
+                # In prose a space follows the comma. Lines that each have a row's number of cells, none opening so, are rows.
+                if width > 1 and read[1:] and all(len(re.split(rf"{re.escape(delimiter)}(?! )", x)) == width for x in read):
                     where = f"{path}, line {start}: a quote opens a cell that takes in whole rows, up to line {rows.line_num}"
                     raise DataError(f'{where}; write a quote that is text twice, in a quoted cell: "say ""hi"""')
                 if cells:

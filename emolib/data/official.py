@@ -13,7 +13,7 @@ from tqdm import tqdm
 from emolib import store
 from emolib.data import audit, readers
 from emolib.data.dataset import DataError, Dataset, column, refuse
-from emolib.data.files import csv_rows, read_file
+from emolib.data.files import csv_rows, is_utf8, read_file, text_lines
 from emolib.data.labels import FACE_CLASSES, FERPLUS_COLUMNS, MSED_CLASSES, SHARED_CLASSES, SPLITS
 from emolib.data.pictures import SIDE, grey_pixels
 from emolib.profiles import ROOT
@@ -81,14 +81,21 @@ def join_votes(faces: Dataset, path: Path) -> Dataset:
 
     Raises DataError if the two files differ in length or in any row's Usage.
     """
-    table = pd.read_csv(path)
+    table = read_file(path)
+    if missing := {"Usage", *FERPLUS_COLUMNS} - set(table.columns):
+        raise DataError(f"{path}: columns found {list(table.columns)!s:.300}, missing {sorted(missing)}")
     if faces.ids.max() >= len(table):
         raise DataError(f"{path}: {len(table)} rows, wanted at least {faces.ids.max() + 1}, one for each row of FER-2013")
     usage = table["Usage"].map(USAGES).to_numpy()[faces.ids]
     if (bad := np.flatnonzero(usage != faces.split)).size:
         row = bad[0]
         raise DataError(f"{path}, row {faces.ids[row]}: Usage means {usage[row]}, FER-2013 says {faces.split[row]}")
-    return replace(faces, extras={"votes": table[list(FERPLUS_COLUMNS)].to_numpy()[faces.ids]})
+    votes = table[list(FERPLUS_COLUMNS)].iloc[faces.ids]
+    counts = votes.apply(pd.to_numeric, errors="coerce")
+    if (bad := np.argwhere(~counts.isin(range(11)).to_numpy())).size:
+        row, place = bad[0]
+        raise DataError(f"{path}, line {votes.index[row]}: {votes.iloc[row, place]!r:.50} votes, wanted 0 to 10")
+    return replace(faces, extras={"votes": counts.to_numpy(int)})
 
 
 def read_fer_hub() -> Dataset:
@@ -114,9 +121,12 @@ def read_goemotions(folder: str | Path) -> Dataset:
     names = (folder / "labels.txt").read_text(encoding="utf8").split()
     rows, total = [], 0
     for split, stem in zip(SPLITS, ("train", "dev", "test"), strict=True):
-        lines = (folder / f"{stem}.tsv").read_text(encoding="utf8").rstrip("\n").split("\n")
+        with text_lines(folder / f"{stem}.tsv") as file:
+            lines = [line.rstrip("\r\n") for line in file]
         for number, line in enumerate(lines):
             cells = line.split("\t")
+            if not is_utf8(line):
+                raise DataError(f"{folder / stem}.tsv, row {number}: the text is not UTF-8")
             if len(cells) != 3 or not all(n.isdecimal() and int(n) < len(names) for n in cells[1].split(",")):
                 raise DataError(f"{folder / stem}.tsv, row {number}: {line!r:.80}, wanted text, label numbers, id")
             label = names[int(cells[1])] if cells[1].isdecimal() else ""

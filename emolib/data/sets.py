@@ -19,6 +19,7 @@ SAMPLE = ROOT / "data" / "sample"  # the generated world; make.py there wrote it
 FER_FILES = ("fer2013.csv", "fer2013.csv.gz", "icml_face_data.csv")
 EMOTION_HUB = "dair-ai/emotion:split@cab853a1dbdf4c42c2b3ef2173804746df8825fe"
 CIFAR_HUB = "uoft-cs/cifar10@0b2714987fa478483af9968de7c934580d0bb9a2"
+CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CIFAR_ROWS = 2000  # of the 10,000, where a profile is not `full`
 
 
@@ -191,12 +192,10 @@ def cifar10(profile: Profile) -> Dataset:
     """
     path = data_folder() / "cifar10" / "test.parquet"
     try:
-        table = read_file(path) if path.exists() else readers.hub_tables(CIFAR_HUB)["test"][0][1]
+        parts = [(str(path), read_file(path), path.parent)] if path.exists() else readers.hub_tables(CIFAR_HUB)["test"]
     except MissingData as error:
         raise missing("CIFAR-10", "test.parquet", path.parent, f"{error}. Put its test split there as .parquet") from error
-    classes = tuple(readers.class_names(table["label"]))
-    labels = np.array([classes.index(name) for name in table["label"]])
-    images, n = column([readers.read_picture(cell, path.parent) for cell in table["img"]]), len(labels)
-    data = Dataset(np.arange(n), labels, np.full(n, "test"), classes, "CIFAR-10, test", images)
-    few = np.sort(np.random.default_rng(0).permutation(n)[:CIFAR_ROWS])
+    columns = readers.Columns("img", (), "label")
+    data = readers.assemble({"test": parts}, "CIFAR-10, test", columns, CIFAR_CLASSES, SPLITS[:2])
+    few = np.sort(np.random.default_rng(0).permutation(len(data))[:CIFAR_ROWS])
     return data if profile.name == "full" else data.select(few)
