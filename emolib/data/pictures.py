@@ -43,7 +43,8 @@ def open_picture(picture, name: str, *, side: int | None = None) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:  # whatever a decoder raises is this picture's problem, not that of the others
-        raise DataError(f"{name} cannot be read: {type(error).__name__}: {str(error)[:300]}") from error
+        said = str(error).split(" <_io.")[0]  # not the address of a buffer
+        raise DataError(f"{name} cannot be read: {type(error).__name__}: {said:.300}") from error
     if "A" in picture.getbands() or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
