@@ -91,16 +91,18 @@ def classify_pairs(encoder, data: Dataset, models: dict, experts: Experts, own: 
     return facts(data, {"classes": list(data.classes)}, arrays)
 
 
-def export(encoder, data: Dataset, models: str | dict, answers: Predictions | Experts, own: dict = OWN, title: str = "emotion",
-           *, work: Work = Work()) -> Facts:  # fmt: skip
-    """Write a classifier with its card to <work.folder>/export/<title>-<image, text or fusion>, and load it again.
+def export(encoder, data: Dataset, models: str | dict, answers: Predictions | Experts, own: dict = OWN, *,
+           work: Work = Work()) -> Facts:  # fmt: skip
+    """Write a classifier with its card to <work.folder>/export/emotion-<image, text or fusion>, and load it again.
+
+    The folder is called own-<...> where `own`, each modality's classes, are not those of the study.
 
     models: the step that made the model of the data's one modality, or {modality: step} of two. answers: what is recorded of
     it on `data`: predictions, or two experts. notes: "files" and, on 200 held-out items in full precision,
     "largest_difference" between what is loaded and what was written, and "from_record", the mean difference from the recorded
     answers, which may be of 16 bits. Raises ValueError above 1e-4, and above 0.01 from the record.
     """
-    experts = answers if isinstance(answers, Experts) else None
+    experts, title = answers if isinstance(answers, Experts) else None, "emotion" if own == OWN else "own"
     if isinstance(models, str):
         models, own = {data.modalities[0]: models}, {data.modalities[0]: data.classes}
     classifier = assemble(encoder, models, experts, own, work)
