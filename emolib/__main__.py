@@ -114,11 +114,12 @@ def prepare(out: Path, profile: Profile) -> Path:
 
 
 def given(parameters: list[tuple[str, str]], notebook: Path) -> dict[str, str]:
-    """Those of the parameters that a notebook has; paths are made absolute, as its kernel runs in another folder."""
+    """Those of the parameters that a notebook has; the path of `data` is made absolute, as its kernel runs elsewhere."""
     import papermill
 
     known = papermill.inspect_notebook(str(notebook)) if parameters else {}
-    return {name: str(Path(value).resolve()) if Path(value).exists() else value for name, value in parameters if name in known}
+    where = {name: str(Path(value).resolve()) for name, value in parameters if name == "data" and Path(value).exists()}
+    return {name: value for name, value in parameters if name in known and name != "profile"} | where
 
 
 def execute(path: Path, out: Path, parameters: dict[str, str], title: str) -> bool:
@@ -152,6 +153,7 @@ def predict(chosen: argparse.Namespace) -> None:
         raise SystemExit(f"emolib: {chosen.table} is not there")
     columns = {"image_column": chosen.image_column, "text_column": chosen.text_column}
     options = {} if chosen.conflict_rate is None else {"conflict_rate": chosen.conflict_rate}
+    predict.PartialState()  # each of several processes takes its own GPU before a model is put on one
     try:
         model = EmotionClassifier.from_pretrained(chosen.model, **options)
         found = predict.predict(model, chosen.table, chosen.out, **columns, delimiter=chosen.delimiter)

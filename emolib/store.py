@@ -70,8 +70,8 @@ def cached(path: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, n
     made = make()
     try:
         write_arrays(path, made, {"sha256": digest(made)})
-    except OSError as error:
-        say_once(f"{path.parent} cannot be written ({error.strerror}): what is computed is not kept")
+    except (OSError, SafetensorError) as error:
+        say_once(f"{path.parent} cannot be written ({str(error)[:100]}): what is computed is not kept")
     return made
 
 

@@ -69,6 +69,8 @@ class EmotionClassifier:
                  calibrations: dict[str, Calibration] | None = None, prior: np.ndarray | None = None,
                  conflict_rate: float = 0.1, crop: Callable | None = None):  # fmt: skip
         self.encoder, self.heads, self.conflict_rate, self.crop = encoder, heads, conflict_rate, crop
+        if not 0 <= conflict_rate <= 1:
+            raise ValueError(f"conflict_rate is {conflict_rate}, wanted a share from 0 to 1")
         self.own, self.classes = {m: tuple(own[m]) for m in heads}, tuple(classes)
         if wrong := [m for m, head in heads.items() if len(head.weight) != len(self.own[m])]:
             rows = len(heads[wrong[0]].weight)
@@ -103,6 +105,7 @@ class EmotionClassifier:
         folder = Path(folder)
         for part in (self.encoder.model, self.encoder.tokenizer, self.encoder.processor):
             part.save_pretrained(folder)
+        (folder / "model.safetensors").chmod(0o644)  # safetensors leaves it to its owner alone
         store.write_arrays(folder / "heads.safetensors", self.arrays)
         files = sorted(
             path for path in folder.iterdir() if path.suffix in (".json", ".txt", ".safetensors") and path.name != SETTINGS
@@ -155,8 +158,13 @@ class EmotionClassifier:
         """(3, S, S) uint8: any picture, cropped, at the encoder's size. DataError with its name where it cannot be read."""
         opened = open_picture(picture, name, side=None if self.crop else self.encoder.size)
         if self.crop:
-            opened = self.crop(opened)
-        if opened is None:
+            try:
+                opened = self.crop(opened)
+            except MemoryError:
+                raise
+            except Exception as error:  # as with a decoder: it is this picture's problem
+                raise DataError(f"{name}: the crop failed: {type(error).__name__}: {str(error)[:200]}") from error
+        if opened is None or not all(opened.size):
             raise DataError(f"{name}: the crop found nothing in it")
         return self.encoder.open([opened])[0]
 
@@ -211,6 +219,7 @@ def read_settings(folder: Path) -> dict:
     try:
         settings = json.loads((folder / SETTINGS).read_text(encoding="utf8"))
         kept = settings["files"].items()
+        _ = settings["temperatures"], settings["own_classes"], settings["classes"], settings["conflict_rate"]
     except FileNotFoundError as error:
         raise MissingModel(f"{folder / SETTINGS} is not there; {wanted}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -49,6 +49,8 @@ class Table:
         if files.kind_of(path) == ".parquet":
             parquet = files.open_parquet(path)
             return Table(path, ",", parquet.schema_arrow.names, parquet.metadata.num_rows)
+        if files.kind_of(path) in (".jsonl", ".txt"):
+            raise DataError(f"{path} is no table with a header, wanted .csv, .tsv, .parquet or a folder of pictures")
         rows = files.csv_rows(path, delimiter, ragged=True)
         head = next(rows)[1]
         delimiter = files.delimiter_of(path, delimiter)
@@ -100,35 +102,45 @@ def predict(
     source, added = Table.open(table, delimiter), columns(classifier)
     named = {"image": image_column or (PATH if table.is_dir() else None), "text": text_column}
     where, process = places(source, added, named), PartialState()
-    parts = out.with_name(f"{out.name}.parts")
     key, rows, chunks = key_of(source, where, classifier), source.rows(), range(-(-source.length // CHUNK))
-    there = {number: read_part(parts, number, key) for number in chunks}
-    if process.is_main_process and (done := sum(found is not None for found in there.values())):
-        print(f"{parts}: going on after {done} of {len(chunks)} chunks of {CHUNK} rows", file=sys.stderr)
+    parts, marks, reused = out.with_name(f"{out.name}.{key[:8]}.parts"), [], 0
     shown = {"unit": "row", "mininterval": 1, "disable": not process.is_main_process}
     with tqdm(total=source.length, desc=table.name, **shown) as bar:
         for number in chunks:
             chunk = list(islice(rows, CHUNK))
-            if number % process.num_processes == process.process_index and there[number] is None:
+            marks.append(mark_of(key, chunk, source, where))
+            if read_part(parts, number, marks[-1]):
+                reused += 1
+            elif number % process.num_processes == process.process_index:
                 text, outcomes = io.StringIO(newline=""), Counter()
                 writer = csv.writer(text, delimiter=source.delimiter, lineterminator="\n")
                 for cells, found, outcome in classify(classifier, chunk, source, where):
                     writer.writerow([*cells, *found])
                     outcomes[outcome] += 1
-                store.write_text(
-                    parts / f"{number}.json", json.dumps({"key": key, "outcomes": outcomes, "text": text.getvalue()})
-                )
+                part = {"key": marks[-1], "outcomes": outcomes, "text": text.getvalue()}
+                store.write_text(parts / f"{number}.json", json.dumps(part))
             bar.update(len(chunk))
     process.wait_for_everyone()
+    if not process.is_main_process:
+        return Counter()
+    if reused:
+        print(f"{parts}: {reused} of {len(chunks)} chunks of {CHUNK} rows were there already", file=sys.stderr)
+    return join(parts, marks, out, [*source.head, *added], source.delimiter)
+
+
+def join(parts: Path, marks: list[str], out: Path, head: list[str], delimiter: str) -> Counter:
+    """Write the whole table from its chunks, and remove them; the outcomes. DataError where another run was at it as well."""
     total = Counter()
-    if process.is_main_process:
-        with store.atomic(out) as temporary, temporary.open("w", encoding="utf8", errors="surrogateescape", newline="") as file:
-            csv.writer(file, delimiter=source.delimiter, lineterminator="\n").writerow([*source.head, *added])
-            for number in chunks:
-                part = read_part(parts, number, key)
-                file.write(part["text"])
-                total.update(part["outcomes"])
-        shutil.rmtree(parts, ignore_errors=True)
+    with store.atomic(out) as temporary, temporary.open("w", encoding="utf8", errors="surrogateescape", newline="") as file:
+        csv.writer(file, delimiter=delimiter, lineterminator="\n").writerow(head)
+        for number, mark in enumerate(marks):
+            if (part := read_part(parts, number, mark)) is None:
+                raise DataError(
+                    f"{parts / f'{number}.json'} is gone or changed: another run writes {out}; wait for it, or run again"
+                )
+            file.write(part["text"])
+            total.update(part["outcomes"])
+    shutil.rmtree(parts, ignore_errors=True)
     return total
 
 
@@ -143,10 +155,25 @@ def places(table: Table, added: list[str], named: dict[str, str | None]) -> dict
 
 
 def key_of(table: Table, where: dict[str, int], classifier: EmotionClassifier) -> str:
-    """Of all that the result depends on: table, columns, classifier."""
-    stat, crop = table.path.stat(), getattr(classifier.crop, "__qualname__", None)
-    made = [str(table.path.resolve()), table.length, stat.st_size, stat.st_mtime_ns, where, table.delimiter, CHUNK, crop]
-    return hashlib.sha256(json.dumps([*made, classifier.fingerprint]).encode()).hexdigest()
+    """Of all but the rows that a result depends on: the table's name and columns, the classifier."""
+    crop, code = classifier.crop, getattr(classifier.crop, "__code__", None)
+    cut = crop and [getattr(crop, "__qualname__", repr(crop)), code and [code.co_code.hex(), repr(code.co_consts)]]
+    made = [str(table.path.resolve()), table.head, where, table.delimiter, CHUNK, cut, classifier.fingerprint]
+    return hashlib.sha256(json.dumps(made).encode()).hexdigest()
+
+
+def mark_of(key: str, chunk: list[list], table: Table, where: dict[str, int]) -> str:
+    """Of all that the answers to a chunk depend on: its cells, and the files that its pictures are now."""
+    found = hashlib.sha256(f"{key} {chunk!r}".encode("utf8", "surrogatepass"))
+    for cells in chunk if "image" in where else ():
+        cell = cells[where["image"]] if len(cells) > where["image"] else ""
+        path = cell.get("path") if isinstance(cell, dict) else cell
+        try:
+            stat = (table.folder / path).stat() if path else None  # without a path it would be the folder, which changes
+        except (OSError, ValueError, TypeError):
+            stat = None
+        found.update(f"{stat.st_size} {stat.st_mtime_ns}".encode() if stat else b"none")
+    return found.hexdigest()
 
 
 def read_part(parts: Path, number: int, key: str) -> dict | None:
@@ -222,14 +249,14 @@ def read_image(classifier: EmotionClassifier, cell, folder: Path, said: list[str
     """The picture of a cell, a path or encoded bytes, at the encoder's size; None as in `read_text`."""
     found = (cell.get("bytes") or cell.get("path")) if isinstance(cell, dict) else cell
     if not isinstance(found, bytes):
-        found = plain(found)
-        if not found.strip():
+        name = plain(found)
+        if not name.strip():
             return None
-        if not (path := folder / found).is_file():
-            said.append(f"no file {found:.200}")
-            return None
-        found = path
+        found = folder / name
     try:
+        if isinstance(found, Path) and not found.is_file():
+            said.append(f"no file {name:.200}")
+            return None
         return classifier.prepare(found, "the picture")
     except (DataError, OSError, ValueError) as error:
         said.append(" ".join(str(error).split())[:300])

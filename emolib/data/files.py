@@ -7,7 +7,6 @@ import gzip
 import io
 import json
 import re
-import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from emolib.data.dataset import DataError
 
 SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".parquet")
 DELIMITERS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";"}
-csv.field_size_limit(sys.maxsize)
+csv.field_size_limit(2**31 - 1)  # as many as a C long of Windows holds
 
 
 def kind_of(path: Path) -> str:
@@ -35,6 +34,8 @@ def read_file(path: Path, delimiter: str | None = None) -> pd.DataFrame:
     text and label. Raises DataError with the line where it can be told.
     """
     kind = kind_of(path)
+    if not kind:
+        raise DataError(f"{path} is no table that can be read, wanted one of {', '.join(SUFFIXES)}")
     if kind == ".parquet":
         return guarded(path, lambda: open_parquet(path).read().to_pandas())
     if kind in (".csv", ".tsv"):
@@ -94,7 +95,7 @@ def csv_rows(path: Path, delimiter: str | None = None, *, ragged: bool = False) 
                 # In prose a space follows the comma. Lines that each have a row's number of cells, none opening so, are rows.
                 if width > 1 and read[1:] and all(len(re.split(rf"{re.escape(delimiter)}(?! )", x)) == width for x in read):
                     where = f"{path}, line {start}: a quote opens a cell that takes in whole rows, up to line {rows.line_num}"
-                    raise DataError(f'{where}; write a quote that is text twice, in a quoted cell: "say ""hi"""')
+                    raise DataError(f'{where}; write a quote that is text twice, in a quoted cell: "say ""hi"""; or give .jsonl')
                 if cells:
                     yield start, cells
                 read.clear()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from emolib.data.labels import SPLITS, WORDS
 from emolib.data.pictures import open_picture
 
 STEMS = {"train": "train", "training": "train", "test": "test", "privatetest": "test"}
-STEMS |= dict.fromkeys(("val", "valid", "validation", "dev", "publictest"), "validation")
+STEMS |= dict.fromkeys(("val", "valid", "validation", "dev", "eval", "publictest"), "validation")
 SPLIT_COLUMNS = ("split", "usage", "partition", "subset", "set")
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 SMALL = 96  # pixels: pictures of one size up to this side are held as an array, others are opened when they are needed
@@ -78,7 +79,7 @@ class Columns:
         """Of each row of a table without other parts its split, None for one that has no such name; all train by default."""
         if self.split and self.split not in table:
             raise DataError(f"{where}: columns found {list(table.columns)!s:.300}, missing the split's, {self.split!r}")
-        known = [c for c in table if str(c).casefold() in SPLIT_COLUMNS and all(map(split_named, table[c]))]
+        known = [c for c in table if str(c).casefold() in SPLIT_COLUMNS and any(map(split_named, table[c]))]
         if chosen := [self.split] if self.split else known[:1]:
             return [split_named(cell) for cell in table[chosen[0]]]
         return ["train"] * len(table)
@@ -109,7 +110,7 @@ def read_table(
     alphabetical order. renamed: {label found: class}. extras: more columns to keep. draw: splits that may be drawn from
     Training, see `audit.draw_splits`. Raises MissingData where another part is not at hand, DataError.
     """
-    texts = (text,) if isinstance(text, str) else tuple(text)
+    texts = (text,) if isinstance(text, str) and text else tuple(text)
     columns = Columns(image, texts, label, tuple(extras), split, renamed or {})
     if not columns.image and not columns.text:
         raise ValueError('name a column of pictures or of texts: read_table(..., image="image", text="text")')
@@ -172,10 +173,11 @@ def plain(cell) -> str:
 
 
 def class_names(cells: Iterable) -> list[str]:
-    """The labels that occur, numbers by size, names by alphabet."""
-    return sorted(
-        {plain(cell) for cell in cells} - {""}, key=lambda name: (int(name) if name.isdecimal() and len(name) < 9 else -1, name)
-    )
+    """The labels that occur, numbers by size, names by alphabet; of one name in several cases the first by alphabet."""
+    spelled: dict[str, str] = {}
+    for name in sorted({plain(cell).strip() for cell in cells} - {""}):
+        spelled.setdefault(name.casefold(), name)
+    return sorted(spelled.values(), key=lambda name: (int(name) if name.isdecimal() and len(name) < 9 else -1, name))
 
 
 def read_label(cell, classes: Sequence[str], beside: Sequence = ()) -> int:
@@ -183,7 +185,8 @@ def read_label(cell, classes: Sequence[str], beside: Sequence = ()) -> int:
     name = plain(cell).strip()
     if name in classes:
         return classes.index(name)
-    if name.isdecimal() and len(name) < 9 and int(name) < len(classes):
+    numbered = any(known.isdecimal() for known in classes)  # then a number is a name, and no other number stands for it
+    if name.isdecimal() and not numbered and len(name) < 9 and int(name) < len(classes):
         return int(name)
     for said in (name, re.sub(r"^\d+[\s_.-]+", "", name)):
         words = {said.casefold()}.union(*(group for group in WORDS if said.casefold() in group))
@@ -211,11 +214,12 @@ def read_text(cells: Sequence, names: Sequence[str]) -> str:
 def read_picture(cell, folder: Path) -> bytes | Path:
     """A picture's encoded bytes or the path of its file, also from the two as `datasets` writes them."""
     found = (cell.get("bytes") or cell.get("path")) if isinstance(cell, dict) else cell
-    if isinstance(found, str) and found and (folder / found).is_file():
-        return folder / found
-    if not isinstance(found, bytes):
-        raise DataError(f"the picture is {cell!r:.300}, wanted encoded bytes or the path of a file")
-    return found
+    if isinstance(found, bytes):
+        return found
+    with suppress(OSError, ValueError):  # what is no name of a file at all
+        if isinstance(found, str) and found and (folder / found).is_file():
+            return folder / found
+    raise DataError(f"the picture is {cell!r:.100}, wanted encoded bytes or the path of a file")
 
 
 def find_tables(path: Path) -> dict[str, list[Part]]:
@@ -270,7 +274,7 @@ def read_class_folders(
 ) -> Dataset:  # fmt: skip
     """Pictures in folders that bear their class's name, perhaps in folders of the splits: `[...]/train/<class>/*`.
 
-    Without folders of the splits the files' names may begin with them (`Training_1.jpg`). classes: default, the folders of
+    Without folders of the splits all files' names may begin with them (`Training_1.jpg`). classes: default, the folders of
     train in alphabetical order. renamed: {folder found: class}. draw: splits that may be drawn from Training where they are
     missing, see `audit.draw_splits`. Pictures of one size up to `SMALL` pixels become one uint8 array, others an object column
     of paths. `source` says how many files were no pictures in a class folder. Raises MissingData where a part holds no picture,
@@ -313,10 +317,11 @@ def list_pictures(folder: Path) -> tuple[list[tuple[str, str, Path]], int]:
         if hidden or not label or split_named(label) or path.suffix.lower() not in PICTURES or not path.is_file():
             others += path.is_file()
             continue
-        splits = [split_named(part) for part in (name.split("_")[0], *reversed(above))]
-        files.append((next(filter(None, splits), None), label, path))
+        files.append((next(filter(None, map(split_named, reversed(above))), None), label, path))
     if not any(split for split, _, _ in files):
-        return [("train", label, path) for _, label, path in files], others
+        named = [split_named(path.name.split("_")[0]) for *_, path in files]
+        splits = named if all(named) else ["train"] * len(files)
+        files = [(split, label, path) for split, (_, label, path) in zip(splits, files, strict=True)]
     sorted_in = [(split, label, path) for part in SPLITS for split, label, path in files if split == part]
     return sorted_in, others + len(files) - len(sorted_in)
 

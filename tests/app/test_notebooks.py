@@ -41,8 +41,12 @@ def executed_in_order(name, node):
 
 
 def one_parameters_cell(name, node):
-    found = [c.source.splitlines()[0] for c in node.cells if "parameters" in c.metadata.get("tags", [])]
-    assert found == ['profile = "published"']
+    tagged = [c.source for c in node.cells if "parameters" in c.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    found = tagged[0]
+    names = {target.id for line in ast.parse(found).body for target in line.targets}
+    assert found.startswith('profile = "published"')
+    assert names == {"profile"} | ({"data", "image", "text", "label"} if name.startswith("06") else set())
 
 
 def shape_and_size(name, node):

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from emolib import EmotionClassifier
+from emolib.data import sets
 from emolib.profiles import ROOT
 
 
@@ -34,6 +35,13 @@ def test_a_folder_of_pictures_without_anything_else(tmp_path):
     found = EmotionClassifier.from_pretrained(tmp_path / "out" / "export" / "own-image")
     assert found.own["image"] == ("blue", "green", "red")
     assert found(image=np.full((50, 70, 3), 0.5)).label in found.own["image"]
+
+
+def test_a_table_of_pictures_alone_reads_as_the_notebook_asks(tmp_path, sample_faces):
+    for i in range(21):
+        Image.fromarray(sample_faces.images[i]).save(tmp_path / f"{i}.png")
+    pd.DataFrame({"path": [f"{i}.png" for i in range(21)], "label": list("abc") * 7}).to_csv(tmp_path / "t.csv", index=False)
+    assert sets.own(tmp_path / "t.csv", "path", "", "label").modalities == ("image",)
 
 
 @pytest.mark.parametrize(("label", "message"), [("mood", None), ("emotion", r"DataError: .*missing \['emotion'\]")])

@@ -310,9 +310,9 @@ def test_one_file_with_a_column_of_splits_or_without(tmp_path, suffix):
     assert "validation and test drawn from Training" in drawn.source and drawn.texts.tolist() == table.text.tolist()
     assert readers.read(tmp_path, text="text").fingerprint == readers.read(tmp_path / f"all{suffix}", text="text").fingerprint
     bad = table.assign(Usage=["Training", "holiday"] * 20)
-    assert set(readers.read(written(bad), text="text").split) == {"train", "validation", "test"}  # no column of splits
-    with pytest.raises(DataError, match="the split is not train, validation, test"):
-        readers.read(written(bad), text="text", split="Usage")
+    for options in ({}, {"split": "Usage"}):
+        with pytest.raises(DataError, match="the split is not train, validation, test"):
+            readers.read(written(bad), text="text", **options)
     with pytest.raises(DataError, match="missing the split's, 'part'"):
         readers.read(written(bad), text="text", split="part")
 
@@ -341,6 +341,23 @@ def test_class_folders_wherever_they_lie_and_however_they_are_called(tmp_path, a
     data = readers.read(tmp_path, classes=("angry", "happy", "sad", "neutral")[:3])
     assert np.bincount(data.labels).tolist() == [8] * 3 and "5 files that are no pictures of a class skipped" in data.source
     assert readers.read(tmp_path, renamed={"3_happy": "happy"}).classes == ("Angry", "happy", "sadness")
+
+
+def test_a_folder_of_a_split_says_more_than_a_files_name(tmp_path, sample_faces):
+    for i, name in enumerate(
+        ("train/a/test_1.png", "train/b/x.png", "val/a/y.png", "val/b/z.png", "test/a/train_2.png", "test/b/w.png")
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(sample_faces.images[i]).save(tmp_path / name)
+    assert readers.read(tmp_path).counts().tolist() == [[1, 1]] * 3
+
+
+def test_numbers_that_are_names_stand_for_nothing_else(tmp_path):
+    assert readers.read_label("3", ("1", "3", "5")) == 1
+    for other in ("2", "0"):
+        with pytest.raises(DataError, match=f"label is '{other}'"):
+            readers.read_label(other, ("1", "3", "5"))
+    assert readers.class_names(["Joy", "joy", " joy", "sad"]) == ["Joy", "sad"]
 
 
 def test_the_official_split_in_a_files_name_is_kept(tmp_path, sample_faces):
