@@ -24,10 +24,10 @@ ANYWHERE = "what a view|seen from my window|another day, another picture|i had t
 
 
 def draw(rng: np.random.Generator, label: str) -> np.ndarray:
-    """One picture, (HEIGHT, WIDTH, 3) uint8. Two in five are seen through fog and from behind a wall."""
+    """One picture, (HEIGHT, WIDTH, 3) uint8. A third shows a drawn curtain, which says nothing of the weather."""
     sky = np.clip(np.array(SKIES[label]) + rng.integers(-40, 41, 3), 0, 255)
     picture = Image.new("RGB", (WIDTH, HEIGHT), tuple(sky.tolist()))
-    pen, hidden = ImageDraw.Draw(picture), rng.random() < 0.4
+    pen = ImageDraw.Draw(picture)
 
     def disc(x: float, y: float, r: float, colour: tuple[int, int, int]) -> None:
         pen.ellipse((x - r, y - r, x + r, y + r), fill=colour)
@@ -36,8 +36,12 @@ def draw(rng: np.random.Generator, label: str) -> np.ndarray:
         for x, y in zip(rng.uniform(2, WIDTH - 2, count), rng.uniform(2, HEIGHT - 14, count), strict=True):
             mark(x, y)
 
+    if rng.random() < 1 / 3:
+        cloth = rng.integers(60, 200, 3)
+        for x in range(0, WIDTH, 8):
+            pen.rectangle((x, 0, x + 7, HEIGHT), fill=tuple((cloth + rng.integers(-30, 31)).tolist()))
+        return np.asarray(picture)
     x, y, size = rng.uniform(15, WIDTH - 15), rng.uniform(12, 26), rng.uniform(6, 11)
-    few = 3 if hidden else 1
     if label == "sunny":
         for angle in np.arange(0, 2 * np.pi, np.pi / 5):
             tip = (x + 1.7 * size * np.cos(angle), y + 1.7 * size * np.sin(angle))
@@ -46,21 +50,17 @@ def draw(rng: np.random.Generator, label: str) -> np.ndarray:
     if label == "starry":
         disc(x, y, size, (240, 240, 210))
         disc(x + size / 2, y - size / 3, size, tuple(sky.tolist()))
-        scattered(24 // few, lambda a, b: disc(a, b, 0.8, (255, 255, 230)))
-    if label in ("rainy", "snowy") or (hidden and label == "sunny"):
-        grey = 235 if label == "sunny" else int(rng.integers(80, 120)) if label == "rainy" else 150
+        scattered(24, lambda a, b: disc(a, b, 0.8, (255, 255, 230)))
+    if label in ("rainy", "snowy"):
+        grey = int(rng.integers(80, 120)) if label == "rainy" else 150
         for shift in (-1.2, -0.4, 0.4, 1.2):
             disc(x + shift * size, y + rng.uniform(-3, 3), size, (grey,) * 3)
     if label == "rainy":
-        scattered(36 // few, lambda a, b: pen.line(((a, b), (a - 2, b + 5)), fill=(60, 90, 160), width=1))
+        scattered(36, lambda a, b: pen.line(((a, b), (a - 2, b + 5)), fill=(60, 90, 160), width=1))
     if label == "snowy":
-        scattered(36 // few, lambda a, b: disc(a, b, 1.3, (255, 255, 255)))
+        scattered(36, lambda a, b: disc(a, b, 1.3, (255, 255, 255)))
     ground = {"sunny": (90, 160, 70), "rainy": (70, 110, 70), "snowy": (245, 245, 250), "starry": (20, 35, 30)}[label]
     pen.rectangle((0, HEIGHT - int(rng.integers(6, 14)), WIDTH, HEIGHT), fill=ground)
-    if hidden:  # a wall with a window
-        pen.rectangle((0, 0, WIDTH, 8), fill=(110, 90, 80))
-        pen.rectangle((0, 0, 30, HEIGHT), fill=(110, 90, 80))
-        return np.asarray(Image.blend(picture, Image.new("RGB", picture.size, (150, 150, 150)), 0.8))
     return np.asarray(picture)
 
 

@@ -19,7 +19,7 @@ from emolib.models import fusion
 from emolib.models.fusion import Calibration
 from emolib.profiles import Clip
 
-SETTINGS = "emolib.json"
+SETTINGS, CARD = "emolib.json", "README.md"
 _TRANSLATED = FACE_TO_SHARED | TEXT_TO_SHARED
 
 
@@ -105,14 +105,13 @@ class EmotionClassifier:
         folder = Path(folder)
         for part in (self.encoder.model, self.encoder.tokenizer, self.encoder.processor):
             part.save_pretrained(folder)
-        (folder / "model.safetensors").chmod(0o644)  # safetensors leaves it to its owner alone
         store.write_arrays(folder / "heads.safetensors", self.arrays)
-        files = sorted(
-            path for path in folder.iterdir() if path.suffix in (".json", ".txt", ".safetensors") and path.name != SETTINGS
-        )
+        files = sorted(path for path in folder.iterdir() if path.is_file() and path.name not in (SETTINGS, CARD))
+        for path in files:
+            path.chmod(0o644)  # safetensors leaves its files to their owner alone
         settings = self.settings | {"files": {path.name: store.file_digest(path) for path in files}}
         store.write_text(folder / SETTINGS, json.dumps(settings, indent=1) + "\n")
-        store.write_text(folder / "README.md", card)
+        store.write_text(folder / CARD, card)
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:

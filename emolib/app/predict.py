@@ -26,7 +26,7 @@ from emolib import store
 from emolib.app.classifier import EmotionClassifier
 from emolib.data import files
 from emolib.data.dataset import DataError
-from emolib.data.readers import PICTURES, plain
+from emolib.data.readers import is_picture, plain
 
 CHUNK = 512  # rows between two saves
 PATH = "path"  # the one column of a folder of pictures
@@ -74,7 +74,7 @@ class Table:
 
 def pictures(folder: Path) -> Iterator[Path]:
     """The pictures below a folder, in the order of their paths."""
-    return (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in PICTURES and path.is_file())
+    return (path for path in sorted(folder.rglob("*")) if path.is_file() and is_picture(path, folder))
 
 
 def columns(classifier: EmotionClassifier) -> list[str]:
@@ -109,9 +109,10 @@ def predict(
         for number in chunks:
             chunk = list(islice(rows, CHUNK))
             marks.append(mark_of(key, chunk, source, where))
-            if read_part(parts, number, marks[-1]):
+            mine = number % process.num_processes == process.process_index
+            if mine and read_part(parts, number, marks[-1]):
                 reused += 1
-            elif number % process.num_processes == process.process_index:
+            elif mine:
                 text, outcomes = io.StringIO(newline=""), Counter()
                 writer = csv.writer(text, delimiter=source.delimiter, lineterminator="\n")
                 for cells, found, outcome in classify(classifier, chunk, source, where):

@@ -1,4 +1,4 @@
-"""What a reader must know of a data set before trusting a score on it: duplicates, leaks, conflicting labels, votes."""
+"""What one must know of a data set before trusting a score on it: duplicates, leaks, labels, votes; splits free of leaks."""
 
 from __future__ import annotations
 

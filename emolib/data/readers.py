@@ -69,7 +69,8 @@ class Columns:
         """Label, image, texts and extras, in this order; DataError lists the columns that are missing."""
         # A .txt file has no header, and `imagefolder` calls its pictures file_name.
         names = {0: self.text[0], 1: self.label} if self.text else {}
-        table = table.rename(columns=names if self.image in table else names | {"file_name": self.image})
+        names |= {"file_name": self.image} if self.image and self.image not in table else {}
+        table = table.rename(columns=names)
         wanted = [self.label, *([self.image] if self.image else []), *self.text, *self.extras]
         if missing := set(wanted) - set(table.columns):
             raise DataError(f"{where}: columns found {list(table.columns)!s:.300}, missing {sorted(missing)}")
@@ -230,7 +231,8 @@ def find_tables(path: Path) -> dict[str, list[Part]]:
     for suffix in SUFFIXES:
         parts: dict[str, list[Part]] = {}
         for file in sorted([*path.glob("*"), *path.glob("*/metadata.*")]):
-            if kind_of(file) != suffix or not file.is_file():
+            packed_twice = file.suffix == ".gz" and file.with_suffix("").exists()
+            if kind_of(file) != suffix or not file.is_file() or packed_twice:
                 continue
             stem = file.parent.name if file.parent != path else re.sub(r"-\d+-of-\d+$", "", file.name.split(".")[0])
             if (split := split_named(stem)) and split not in found:
@@ -311,11 +313,10 @@ def list_pictures(folder: Path) -> tuple[list[tuple[str, str, Path]], int]:
     Where any picture has a split, those without one are among the others; where none has, all are train.
     """
     files, others = [], 0
-    for path in sorted(folder.rglob("*")):
-        *above, label, name = ("", *path.relative_to(folder).parts)
-        hidden = any(part.startswith((".", "__MACOSX")) for part in (*above, label, name))
-        if hidden or not label or split_named(label) or path.suffix.lower() not in PICTURES or not path.is_file():
-            others += path.is_file()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        *above, label, _ = ("", *path.relative_to(folder).parts)
+        if not label or split_named(label) or not is_picture(path, folder):
+            others += 1
             continue
         files.append((next(filter(None, map(split_named, reversed(above))), None), label, path))
     if not any(split for split, _, _ in files):
@@ -324,6 +325,12 @@ def list_pictures(folder: Path) -> tuple[list[tuple[str, str, Path]], int]:
         files = [(split, label, path) for split, (_, label, path) in zip(splits, files, strict=True)]
     sorted_in = [(split, label, path) for part in SPLITS for split, label, path in files if split == part]
     return sorted_in, others + len(files) - len(sorted_in)
+
+
+def is_picture(path: Path, folder: Path) -> bool:
+    """Whether a file below a folder has a picture's suffix and is not hidden, as what systems leave behind is."""
+    hidden = any(part.startswith((".", "__MACOSX")) for part in path.relative_to(folder).parts)
+    return path.suffix.lower() in PICTURES and not hidden
 
 
 def stack(pictures: list[np.ndarray]) -> np.ndarray:

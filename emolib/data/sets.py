@@ -1,4 +1,4 @@
-"""The study's own data sets by profile: generated, from the folder EMOLIB_DATA, or from the Hub. Each is made once a process."""
+"""The study's data sets by profile: generated, from EMOLIB_DATA or from the Hub, each made once a process; the reader's own."""
 
 from __future__ import annotations
 

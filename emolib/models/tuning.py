@@ -29,6 +29,7 @@ from emolib.profiles import Search, Tuning, Work
 from emolib.results.predictions import Facts, Predictions, facts, predictions
 
 METHODS = tuple(labels.METHODS)
+HELD = 2**31  # bytes
 LORA_LAYERS = "q_proj|k_proj|v_proj|query|key|value"  # as in CLIP-LoRA, Zanella and Ben Ayed 2024, arXiv:2405.18541
 
 
@@ -169,12 +170,15 @@ def some_patches(tokens: torch.Tensor, share: float) -> torch.Tensor:
 class Batches(training.Batches):
     """An encoder's inputs by the columns that are there: pixels, or tokens and mask, or all three.
 
-    Square uint8 pictures lie on the device and are resized there; others are opened batch by batch.
+    Square uint8 pictures lie on the device and are resized there. Others are opened once, where all of them at the encoder's
+    size take no more than `HELD` bytes, else batch by batch in each epoch.
     """
 
     def __init__(self, data: Dataset, encoder: Encoder, config: Tuning):
         self.data, self.labels, self.encoder, self.config = data, data.labels, encoder, config
         square = None if data.images is None else stacked(data.images)
+        if data.images is not None and square is None and 0 < len(data) * 3 * encoder.size**2 <= HELD:
+            square = encoder.open(data.images, data.ids)
         self.images = data.images if square is None else square.to(encoder.model.device)
         self.tokens = None if data.texts is None else encoder.tokenize(data.texts)
         self.lengths = None if data.texts is None else np.array([len(tokens) for tokens in self.tokens])

@@ -97,7 +97,7 @@ class Run:
         record = " --record" if self.replays else ""
         again = f"python -m emolib run --profile {about['profile']} --fresh{record} {about['notebook'][:2]}"
         data = path.with_suffix(".safetensors")
-        if not data.exists() or hashlib.sha256(data.read_bytes()).hexdigest() != about["sha256"]:
+        if not data.exists() or store.file_digest(data) != about["sha256"]:
             raise StaleRecord(f"{data} is missing or not the file that its JSON vouches for; make it anew: {again}")
         if config is not None:
             compare(about, config, again, unknown=self.replays)

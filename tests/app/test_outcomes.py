@@ -1,12 +1,16 @@
 """What people bring, and what they are told. `python tests/app/test_outcomes.py` prints the table."""
 # ruff: noqa: E501
 
+import atexit
 import errno
 import gzip
 import json
 import os
 import re
+import shutil
 import sys
+import tempfile
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -143,9 +147,18 @@ def no_encoder(folder: Path):
 
 def prepare(folder: Path) -> None:
     """An export to load and to damage."""
+    shutil.copytree(exported(), folder / "export")
+
+
+@cache
+def exported() -> Path:
+    """The export, written once."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
     clip = encoder.load(profiles.get("sample").clip, "float32")
     head = heads.zero_shot(clip, [["glad"], ["sad"]])
-    EmotionClassifier(clip, {"text": head}, {"text": ("joy", "sadness")}).save_pretrained(folder / "export", "# a card\n")
+    EmotionClassifier(clip, {"text": head}, {"text": ("joy", "sadness")}).save_pretrained(folder, "# a card\n")
+    return folder
 
 
 def outcome(case: str, folder: Path) -> str | int:
@@ -181,8 +194,6 @@ def test_a_full_disk_stops_predict_and_what_was_done_stays(tmp_path, monkeypatch
 
 
 if __name__ == "__main__":
-    import tempfile
-
     print("| what | outcome |\n| :-- | :-- |")
     for name in CASES:
         with tempfile.TemporaryDirectory() as made:

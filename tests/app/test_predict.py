@@ -198,6 +198,7 @@ def test_parquet_tables_and_folders_of_pictures(model, sample_faces, tmp_path):
     for i, name in enumerate(("0.png", "1.jpg", "q/2.png")):
         Image.fromarray(sample_faces.images[i]).save(tmp_path / "p" / name)
     (tmp_path / "p" / "note.txt").write_text("no picture")
+    (tmp_path / "p" / "._0.png").write_bytes(b"what a Macintosh leaves behind")
     (tmp_path / "p" / "3.png").write_bytes(b"broken")
     found = predict.predict(model, tmp_path / "p", tmp_path / "folder.csv")
     rows = read(tmp_path / "folder.csv")

@@ -151,6 +151,19 @@ def test_the_contrastive_loss_is_clips():
     assert np.isclose(float(tuning.contrastive(logits, labels)), whole)
 
 
+def test_pictures_that_are_no_array_are_opened_once_where_they_fit(encoder, few, monkeypatch):
+    """And give what those give that are opened batch by batch."""
+    listed = replace(few, images=column([picture[:40] for picture in few.images]))
+    asked, opened = [], []
+    monkeypatch.setattr(encoder, "open", lambda images, ids: opened.extend(ids) or type(encoder).open(encoder, images, ids))
+    for limit in (tuning.HELD, 0):
+        monkeypatch.setattr(tuning, "HELD", limit)
+        batches, rows = Batches(listed, encoder, short("full")), np.arange(6)
+        asked.append([batches.batch(rows, rng, 0.0)[0] for rng in (None, np.random.default_rng(0), None)])
+        assert len(opened) == (len(listed) if limit else len(listed) + 3 * len(rows))
+    assert all(torch.equal(held, anew) for held, anew in zip(*asked, strict=True))
+
+
 def test_patches_are_dropped_in_training_only_and_by_each_copy_for_itself(encoder, few, head):
     """An average is a copy that is judged while the original is in training mode: it must see all patches."""
     tokens = torch.arange(2 * 11, dtype=torch.float64).view(2, 11, 1).repeat(1, 1, 3)
