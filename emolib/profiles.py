@@ -175,7 +175,8 @@ class Profile:
     lpft: Tuning | None = None
     flyp: Tuning | None = None
     search: Search = field(default_factory=Search)
-    texts: Tuning | None = None
+    faces: Tuning | None = None  # of the image encoder, to the end
+    texts: Tuning | None = None  # of the text encoder, to the end
     genuine: Tuning | None = None  # of the encoder on genuine pairs
     own: Tuning | None = None  # of the encoder on the reader's own data
     generality: Generality | None = None
@@ -250,7 +251,7 @@ PROFILES = {
             "Generated faces and sentences, tiny models: it shows that the study runs, and says nothing about people.",
             precision="float64", threads=1, data=Data(generated=True),
             lstm=_SAMPLE_TEXT, gru=_SAMPLE_TEXT, cnn=_SAMPLE_CNN, clip=_SAMPLE_CLIP,
-            **_ways(5e-4, epochs=1, augment=0.2, erase=0.0), texts=_tuning(2e-3, epochs=2),
+            **_ways(5e-4, epochs=1, augment=0.2, erase=0.0), faces=_tuning(5e-4, epochs=2, augment=0.2, erase=0.0), texts=_tuning(2e-3, epochs=2),
             genuine=_tuning(5e-4, epochs=1, augment=0.2, erase=0.0),
             own=_tuning(5e-3, epochs=6, rank=8, augment=0.2, erase=0.0),
             search=Search(factors=(1 / 3, 1), epochs=1, rows=300),
@@ -262,7 +263,8 @@ PROFILES = {
             "mini",
             "The real DAIR-AI Emotion, FER-2013 and MSED sets; models sized for two CPU cores.",
             precision="auto", lstm=_TEXT, gru=_TEXT, cnn=_CNN, clip=_MINI_CLIP, **_ways(1e-4, epochs=1, patches=0.4),
-            texts=_tuning(1e-4, epochs=1),
+            faces=_tuning(1e-4, epochs=4, ema=0.99, patches=0.4, seeds=(0, 1, 2)),
+            texts=_tuning(9e-4, epochs=3, ema=0.99, seeds=(0, 1, 2)),
             genuine=_tuning(1e-4, epochs=3, ema=0.99, patches=0.25, seeds=(0, 1, 2)),
             own=_tuning(1e-3, epochs=15, rank=8), frozen=Frozen(sizes=(112, 144, 160, 192, 224), size_rows=1500),
             generality=Generality(faces=500, pairs=1000), fusion=_fusion(1e-3, epochs=15),
@@ -271,7 +273,8 @@ PROFILES = {
             "full",
             "The real DAIR-AI Emotion, FER-2013 and MSED sets; models sized for one GPU.",
             precision="auto", lstm=_TEXT, gru=_TEXT, cnn=_CNN, clip=_FULL_CLIP,
-            **_ways(1e-5, epochs=10, seeds=(0, 1, 2)), texts=_tuning(1e-5, epochs=5, seeds=(0, 1, 2)),
+            **_ways(1e-5, epochs=3), faces=_tuning(1e-5, epochs=10, seeds=(0, 1, 2)),
+            texts=_tuning(1e-5, epochs=5, seeds=(0, 1, 2)),
             genuine=_tuning(1e-5, epochs=5, seeds=(0, 1, 2)),
             own=_tuning(1e-4, epochs=15, rank=8), frozen=Frozen(sizes=(96, 128, 160, 224)), generality=Generality(),
             fusion=_fusion(1e-3, epochs=15),
