@@ -139,7 +139,7 @@ def read_goemotions(folder: str | Path) -> Dataset:
 
 
 def read_msed(folder: str | Path) -> Dataset:
-    """MSED (Jia et al. 2022): pictures with title and caption as their text, labels its emotions, extras caption and desire.
+    """MSED (Jia et al. 2022): pictures with title and caption as their text, labels its emotions, extras caption.
 
     folder: a clone of github.com/MSEDdataset/MSED ({split}/{split}.csv, {split}/images/1.jpg ...), or its tables as .parquet.
     """
@@ -149,5 +149,5 @@ def read_msed(folder: str | Path) -> Dataset:
             table = read_file(path).rename(columns=str.lower)
             table["image"] = [f"images/{number + 1}.jpg" for number in range(len(table))]
             tables[readers.split_named(path.stem)] = [(str(path), table, path.parent)]
-    columns = readers.Columns("image", ("title", "caption"), "emotion", ("caption", "desire"))
+    columns = readers.Columns("image", ("title", "caption"), "emotion", ("caption",))
     return readers.assemble(tables, "MSED", columns, MSED_CLASSES)

@@ -146,7 +146,7 @@ def msed() -> Dataset:
 def captioned(profile: Profile) -> Dataset:
     """Pictures with captions to measure retrieval on, none of them trained on; all rows are "test", of the class "pair".
 
-    MSED's test set with extras["desire"], or as many of it as the profile says (the first of a fixed shuffle); in `sample`
+    MSED's test set, or as many of it as the profile says (the first of a fixed shuffle); in `sample`
     drawn people with extras["tags"] (N, 3) int: glasses, beard, long hair. Raises MissingData.
     """
     count, classes = profile.generality.pairs, ("pair",)
@@ -157,8 +157,7 @@ def captioned(profile: Profile) -> Dataset:
     texts, n = test.extras["caption"], len(test)
     if len(empty := np.flatnonzero([not text.strip() for text in texts])):
         raise DataError(f"MSED, test: the caption of item {test.ids[empty[0]]} is empty, wanted a sentence")
-    split, extras = np.full(n, "test"), {"desire": test.extras["desire"]}
-    return Dataset(np.arange(n), np.zeros(n, int), split, classes, f"MSED test, {n} pairs", test.images, texts, extras)
+    return Dataset(np.arange(n), np.zeros(n, int), np.full(n, "test"), classes, f"MSED test, {n} pairs", test.images, texts)
 
 
 @once

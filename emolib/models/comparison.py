@@ -276,7 +276,7 @@ def recorded(load: Callable[[str], Result]) -> tuple[Records, Records, Records]:
     """Genuine, masked and matched pairs of notebook 5; the first two are empty where they were not at hand. load: by name."""
     listed, genuine, masked = load("pairs/matched"), {}, {}
     matched = {kind: load(f"pairs/{kind}") for kind in fusion.KINDS}  # what was fine-tuned on them saw other rows than its null
-    for modality, name in (("image", f"faces/{tables.best_method(load)}"), ("text", "texts/clip-tuned")):
+    for modality, name in (("image", "faces/clip-tuned"), ("text", "texts/clip-tuned")):
         matched[f"{modality}-tuned"] = fusion.pairs_of(load(name), listed, modality)
     with suppress(MissingRecord):
         found = {kind: load(f"genuine/{kind}") for kind in (*fusion.KINDS, *TUNED)}
@@ -295,7 +295,7 @@ def headlines(load: Callable[[str], Result]) -> pd.DataFrame:
         chosen[NAMES["tuned"]] = fusion.calibrated(load("genuine/tuned")).test
         rows += [["genuine pairs", *row] for row in tables.scores(chosen).drop(columns="ECE %").to_numpy().tolist()]
     try:
-        tuned = load(f"faces/{tables.best_method(load)}"), load("texts/clip-tuned")
+        tuned = load("faces/clip-tuned"), load("texts/clip-tuned")
         experts, count = on_pairs(*tuned, load("pairs/matched")), len(load("pairs/gate").arrays["repaired"])
     except MissingRecord as gap:
         return pd.DataFrame([*rows, ["matched pairs", "fusion", str(gap), None, None, None]], columns=columns, dtype=object)

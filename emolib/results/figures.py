@@ -16,7 +16,7 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from emolib.data.labels import COLOURS, FACE_CLASSES, FERPLUS_COLUMNS, FERPLUS_TO_FACE, METHODS, SPLITS
+from emolib.data.labels import COLOURS, FACE_CLASSES, FERPLUS_COLUMNS, FERPLUS_TO_FACE, SPLITS, WAYS
 from emolib.results import metrics
 from emolib.results.predictions import Facts
 
@@ -25,7 +25,7 @@ plt.rcParams |= {
     "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "legend.frameon": False,
     "figure.constrained_layout.use": True, "figure.titlesize": 10,
 }  # fmt: skip
-LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # Okabe-Ito, as the classes' colours
+LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")  # Okabe-Ito, as the classes' colours
 
 
 def numbers(fig: Figure) -> str:
@@ -240,8 +240,8 @@ def trade_off(mixtures: dict[str, Facts], chosen: tuple[str, float], probe: floa
     same items; it changes no weight, so it stands at zero. Bars at alpha = 1: 95 % intervals.
     """
     fig, ax = plt.subplots(figsize=(7, 4))
-    styles = zip(LINES[: len(mixtures)], "osD^"[: len(mixtures)], strict=True)
-    paths = {m: path(ax, found, METHODS[m], *style) for (m, found), style in zip(mixtures.items(), styles, strict=True)}
+    styles = zip(LINES[: len(mixtures)], "osD^v"[: len(mixtures)], strict=True)
+    paths = {m: path(ax, found, WAYS[m], *style) for (m, found), style in zip(mixtures.items(), styles, strict=True)}
     label(ax, "α = 0: pretrained", paths[chosen[0]][0], (6, -3))
     ax.plot(0, 100 * probe, "*", ms=11, color="black")
     label(ax, "linear probe", (0, 100 * probe), (7, -3))
