@@ -1,4 +1,4 @@
-"""The command line: `python -m emolib run | predict | tune | table | publish`."""
+"""The command line: `python -m emolib run | data | predict | tune | table | publish`."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="of a notebook: -p data FOLDER"
     )
+    command(data, "fetch the public sets that are not on the Hub into EMOLIB_DATA: FER+ votes, MSED, Flickr8k")
     add = command(
         predict, "classify pictures and texts of your own, row by row; on several GPUs: accelerate launch -m emolib predict"
     )
@@ -87,6 +88,8 @@ def run(chosen: argparse.Namespace) -> int:
     if chosen.parameter and profile.replays:
         raise SystemExit(f"emolib: profile {profile.name} computes nothing; with -p name --profile {', '.join(COMPUTED)}")
     out = prepare((chosen.out or profiles.out_folder(profile)).resolve(), profile)
+    if not (profile.data.generated or profile.replays):
+        check(profile)
     # The sample is always computed live; a longer run goes on from the steps that it has finished.
     if chosen.fresh or profile.data.generated:
         records.remove(out / "records", [path.stem for path in paths])
@@ -140,6 +143,27 @@ def execute(path: Path, out: Path, parameters: dict[str, str], title: str) -> bo
         return False
     print(f"{title}: passed in {time.monotonic() - started:.0f} s", flush=True)
     return True
+
+
+def data(chosen: argparse.Namespace) -> int:
+    """Fetch what is public and not on the Hub; 1 where something could not be had."""
+    from emolib.data import fetch
+
+    gaps = fetch.fetch(profiles.data_folder())
+    print("\n".join(f"emolib: {gap}" for gap in gaps) or "all there", file=sys.stderr if gaps else sys.stdout)
+    return int(bool(gaps))
+
+
+def check(profile: Profile) -> None:
+    """Say before the first notebook where the data come from; SystemExit where the dual encoder is not at hand."""
+    from emolib.data import sets
+    from emolib.models import encoder
+
+    print("\n".join(sets.plan()), flush=True)
+    try:
+        print(f"dual encoder: {'@'.join(filter(None, encoder.locate(profile.clip)))}", flush=True)
+    except encoder.MissingModel as error:
+        raise SystemExit(f"emolib: {error}") from error
 
 
 def predict(chosen: argparse.Namespace) -> None:

@@ -148,11 +148,11 @@ class Work:
         """The file from which a killed training goes on."""
         return self.folder and self.folder / "checkpoints" / self.step / f"seed-{seed}.safetensors"
 
-    def model(self, seed: int = 0, *, step: str | None = None) -> Path:
-        """Where a trained model of this step (or of another) lies; ValueError where nothing is kept."""
+    def model(self, step: str | None = None) -> Path:
+        """Where the trained model of this step (or of another) lies; ValueError where nothing is kept."""
         if self.folder is None:
             raise ValueError("this work keeps no models; give it a folder: Work(folder=Path(...))")
-        return self.folder / "models" / (step or self.step) / f"seed-{seed}.safetensors"
+        return self.folder / "models" / f"{step or self.step}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -268,7 +268,8 @@ PROFILES = {
             texts=_tuning(9e-4, epochs=3, ema=0.99, seeds=(0, 1, 2)),
             genuine=_tuning(1e-4, epochs=3, ema=0.99, patches=0.25, seeds=(0, 1, 2)),
             own=_tuning(1e-3, epochs=15, rank=8), frozen=Frozen(sizes=(112, 144, 160, 192, 224), size_rows=1500),
-            generality=Generality(faces=500, pairs=1000), fusion=_fusion(1e-3, epochs=15),
+            generality=Generality(alphas=(0.0, 0.1, 0.2, 0.3, 0.5, 1.0), faces=500, pairs=1000),
+            fusion=_fusion(1e-3, epochs=15),
         ),
         Profile(
             "full",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from emolib import profiles
-from emolib.data import official, sets
+from emolib.data import hub, official, sets
 
 REAL = Path(os.environ.get("EMOLIB_DATA", profiles.ROOT / "data" / "raw"))
 
@@ -41,6 +41,12 @@ def cache(tmp_path, monkeypatch):
     if encoder := sys.modules.get("emolib.models.encoder"):
         monkeypatch.setattr(encoder, "CACHE", folder / "features")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def do_not_wait(monkeypatch):
+    """Attempts that fail are repeated at once."""
+    monkeypatch.setattr(hub, "WAITS", (0, 0))
 
 
 @pytest.fixture(autouse=True)

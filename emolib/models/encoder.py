@@ -23,6 +23,7 @@ from torchvision.transforms.v2.functional import InterpolationMode, resize
 from tqdm import tqdm
 
 from emolib import profiles, store
+from emolib.data import hub
 from emolib.data.dataset import DataError, Dataset, column, content
 from emolib.data.pictures import open_picture
 from emolib.models import training
@@ -56,14 +57,14 @@ def load(clip: Clip, precision: str = "auto") -> Encoder:
     options = {"trust_remote_code": False} | ({"revision": revision} if revision else {})
     try:
         how = {"use_safetensors": True, "dtype": dtype, "output_loading_info": True} | options
-        model, info = AutoModel.from_pretrained(source, **how)
-        parts = AutoTokenizer.from_pretrained(source, **options), AutoImageProcessor.from_pretrained(source, **options)
+        kinds = AutoTokenizer, AutoImageProcessor
+        model, info = hub.patiently(lambda: AutoModel.from_pretrained(source, **how), source)
+        parts = [hub.patiently(lambda kind=kind: kind.from_pretrained(source, **options), source) for kind in kinds]
         if fault := find_fault(model, info, Path(source)):
             raise ValueError(fault)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        said = f"{type(error).__name__}: {str(error).splitlines()[0]:.300}"
-        mend = "With a network, try again; without one, copy such a folder and name it: EMOLIB_CLIP=FOLDER"
-        raise MissingModel(f"{source} cannot be loaded ({said}). Wanted: {WANTED}. {mend}") from error
+        mend = f"{hub.mend(error)}: EMOLIB_CLIP=FOLDER"
+        raise MissingModel(f"{source} cannot be loaded ({hub.reasons(error)}). Wanted: {WANTED}. {mend}") from error
     if not all(hasattr(model, name) for name in ("get_image_features", "get_text_features", "logit_scale")):
         raise MissingModel(f"{source} is a {type(model).__name__}, wanted a dual encoder of images and texts (CLIPModel, ...)")
     name = Path(source).name if Path(source).is_dir() else source
@@ -128,10 +129,10 @@ class Encoder:
         self.dimension = len(self.encode_texts(["a"], cache=False)[0])
 
     def with_weights(self, state: dict[str, torch.Tensor]) -> Encoder:
-        """A copy with other weights of the same names and shapes."""
+        """A copy with other weights of the same shapes, for some or all names; RuntimeError for a name it does not have."""
         other = copy.copy(self)
         other.model = copy.deepcopy(self.model)
-        other.model.load_state_dict(state)
+        other.model.load_state_dict(self.model.state_dict() | state)
         other.__dict__ = {k: v for k, v in other.__dict__.items() if k not in ("_weights_digest", "scale")}
         return other
 

@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 
 from emolib.data import sets
-from emolib.data.dataset import Dataset, MissingData
+from emolib.data.dataset import Dataset
 from emolib.data.labels import TEXT_CLASSES
 from emolib.models import heads
 from emolib.models.encoder import Encoder, stacked
@@ -27,7 +27,7 @@ WORN = {
 
 
 def tasks(profile: Profile) -> dict[str, tuple[Dataset, Prompts]]:
-    """Zero-shot tasks that are not emotion: {name: (labelled pictures, prompts per class)}; none where no set is at hand.
+    """Zero-shot tasks that are not emotion: {name: (labelled pictures, prompts per class)}. Raises MissingData.
 
     `sample`: glasses, beard and long hair of drawn people; else CIFAR-10, with a prompt of Radford et al. 2021.
     """
@@ -35,10 +35,7 @@ def tasks(profile: Profile) -> dict[str, tuple[Dataset, Prompts]]:
         known = sets.captioned(profile)
         each = {name: replace(known, labels=known.extras["tags"][:, i], classes=("no", "yes")) for i, name in enumerate(WORN)}
         return {name: (data, WORN[name]) for name, data in each.items()}
-    try:
-        data = sets.cifar10(profile)
-    except MissingData:
-        return {}
+    data = sets.cifar10(profile)
     return {"CIFAR-10": (data, [[f"a photo of a {name}."] for name in data.classes])}
 
 
@@ -77,7 +74,7 @@ def mixtures(
     validation, found = data.part("validation"), {}
     if config.faces:
         validation = validation.select(np.random.default_rng(0).permutation(len(validation))[: config.faces])
-    start, end = Tuned(encoder.weights, heads.zero_shot(encoder, prompts)), Tuned.load(work.model(step=f"faces/clip-{method}"))
+    start, end = Tuned(encoder.weights, heads.zero_shot(encoder, prompts)), Tuned.load(work.model(f"faces/clip-{method}"))
     tasks, images = tasks | {"emotion": (validation, prompts)}, opened(encoder, captioned)
     pictures = {name: opened(encoder, task) for name, (task, _) in tasks.items()}
     for alpha in tqdm(config.alphas, desc="mixtures", unit="alpha", leave=False):
@@ -96,7 +93,7 @@ def chosen_mixture(
     encoder: Encoder, data: Dataset, method: str, alpha: float, prompts: Prompts, *, work: Work = Work()
 ) -> Predictions:
     """One mixture judged on all held-out pictures, its model kept under the name of this step."""
-    start, end = Tuned(encoder.weights, heads.zero_shot(encoder, prompts)), Tuned.load(work.model(step=f"faces/clip-{method}"))
+    start, end = Tuned(encoder.weights, heads.zero_shot(encoder, prompts)), Tuned.load(work.model(f"faces/clip-{method}"))
     mixed = end.mixed(start, alpha)
     other = encoder.with_weights(mixed.weights)
     if method == "flyp":
@@ -113,7 +110,7 @@ def other_texts(encoder: Encoder, data: Dataset, prompts: Prompts, *, work: Work
     fine-tuned model are loaded; FileNotFoundError says which command trains a missing one.
     """
     test, columns = data.part("test"), [TEXT_CLASSES.index(name) for name in data.classes]
-    linear, tuned = (Tuned.load(work.model(step=f"texts/clip-{name}")) for name in ("linear", "tuned"))
+    linear, tuned = (Tuned.load(work.model(f"texts/clip-{name}")) for name in ("linear", "tuned"))
     systems = {
         "zero-shot": (encoder, heads.zero_shot(encoder, prompts)), "linear probe": (encoder, linear.head),
         "fine-tuned": (encoder.with_weights(tuned.weights), tuned.head),

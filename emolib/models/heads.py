@@ -36,7 +36,7 @@ class Head:
 
 
 def save(path: Path, weights: dict[str, torch.Tensor], head: Head) -> None:
-    """An encoder's weights and its head as one safetensors file, written whole or not at all."""
+    """What was trained of an encoder, by name, and its head: one safetensors file, written whole or not at all."""
     tensors = {f"model.{k}": v.contiguous().clone() for k, v in weights.items()}
     tensors |= {"head.weight": torch.from_numpy(head.weight), "head.bias": torch.from_numpy(head.bias)}
     with store.atomic(path) as temporary:
@@ -88,7 +88,7 @@ def linear_probe(encoder: Encoder, data: Dataset, *, work: Work = Work()) -> Pre
     """A linear probe on the frozen encoder; its head is kept where `work` has a folder."""
     found, head = fit_probe(data, encoder.vectors(data))
     if work.folder:
-        save(work.model(), encoder.weights, head)
+        save(work.model(), {}, head)
     return replace(found, notes=found.notes | {"encoder": encoder.facts})
 
 

@@ -35,7 +35,10 @@ LORA_LAYERS = "q_proj|k_proj|v_proj|query|key|value"  # as in CLIP-LoRA, Zanella
 
 @dataclass(frozen=True)
 class Tuned:
-    """A further trained encoder: its weights by name, and its head. alpha-mixtures of two are Tuned as well."""
+    """A further trained encoder: those of its weights that may have changed, by name, and its head.
+
+    alpha-mixtures of two are Tuned as well.
+    """
 
     weights: dict[str, torch.Tensor]
     head: Head
@@ -81,6 +84,7 @@ class Classifier(nn.Module):
     def __init__(self, encoder: Encoder, modalities: tuple[str, ...], head: Head, config: Tuning, *, train_head: bool = False):
         super().__init__()
         self.encoder, self.modalities, self.lora = copy.copy(encoder), modalities, []
+        self.changes = modalities  # whose encoders may end with other weights
         self.encoder.model = self.model = copy.deepcopy(encoder.model)
         self.learn(modalities if not config.rank else ())
         kinds = {"dtype": self.model.dtype, "device": self.model.device}
@@ -113,9 +117,10 @@ class Classifier(nn.Module):
         return training.logits(self.vectors(*inputs), self.weight, self.bias)
 
     def tuned(self) -> Tuned:
-        """The weights in the encoder's own shape (LoRA merged) and the head."""
+        """The weights of the trained encoders in their own shape (LoRA merged) and the head."""
         model = copy.deepcopy(self.lora[0]).merge_and_unload() if self.lora else self.model
-        weights = {k: v.detach().cpu() for k, v in model.state_dict().items()}
+        parts = tuple(part for modality in self.changes for part in PARTS[modality])
+        weights = {k: v.detach().cpu() for k, v in model.state_dict().items() if k.startswith(parts)}
         return Tuned(weights, Head(*(p.detach().cpu().double().numpy() for p in (self.weight, self.bias))))
 
 
@@ -124,7 +129,8 @@ class Prompted(Classifier):
 
     def __init__(self, encoder: Encoder, modalities: tuple[str, ...], head: Head, config: Tuning, prompts: list[list[str]]):
         super().__init__(encoder, modalities, head, config)
-        self.learn(tuple(PARTS))
+        self.changes = tuple(PARTS)
+        self.learn(self.changes)
         tokens = encoder.pad(encoder.tokenize([prompt for some in prompts for prompt in some]))
         self.tokens, self.mask = (x.to(encoder.model.device) for x in tokens)  # no buffers: nothing to be averaged
         self.ends = np.cumsum([0] + [len(some) for some in prompts])
@@ -204,7 +210,8 @@ def tune(
 
     method: "full" and "lora" keep the zero-shot head of `prompts` (K lists of sentences), "lpft" starts from a linear probe's
     head and trains it (Kumar et al. 2022, arXiv:2202.10054), "flyp" trains both encoders against the prompts.
-    The seeds differ in the order of the rows, the augmentation and LoRA's start. Models are kept where `work` has a folder.
+    The seeds differ in the order of the rows, the augmentation and LoRA's start. The first one's model is kept where `work`
+    has a folder.
     """
     if method not in METHODS or (method == "lora") != bool(config.rank):
         raise ValueError(f"method {method!r} with rank {config.rank}; choose from {', '.join(METHODS)}; lora alone has a rank")
@@ -213,8 +220,8 @@ def tune(
     for seed in config.seeds:
         done = fit(encoder, data, method, config, prompts, head, seed=seed, work=work)
         tuned = done.model.tuned()
-        if work.folder:
-            tuned.save(work.model(seed))
+        if work.folder and seed == config.seeds[0]:
+            tuned.save(work.model())
         probs.append(tuned.head.posterior(encoder.with_weights(tuned.weights).vectors(held_out)))
         notes["history"].append(done.history)
         notes["runs"].append(done.notes)

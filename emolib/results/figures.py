@@ -165,7 +165,7 @@ def learning_curves(histories: dict[str, list[list[dict]]], title: str | None = 
         axes[0].annotate(key, place, (5, 0), textcoords="offset points", va="center")
     axes[0].set(xlabel="epoch", ylabel="cross-entropy (nats)", title="lower is better")
     # From the second epoch's height on: the climb of the first would flatten all that follows.
-    shown = [100 * h["validation_accuracy"] for seeds in histories.values() for history in seeds for h in history[1:]]
+    shown = [100 * h["validation_accuracy"] for seeds in histories.values() for history in seeds for h in history[1:] or history]
     room = 0.08 * (max(shown) - min(shown)) + 0.1
     axes[1].set(xlabel="epoch", ylabel="validation accuracy (%)", ylim=(min(shown) - room, max(shown) + room))
     axes[1].set_title("higher is better")

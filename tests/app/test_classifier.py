@@ -171,7 +171,7 @@ def work(clip, model, tmp_path_factory):
     made = Work("float32", 1, tmp_path_factory.mktemp("runs"))
     for step, modality, shift in (("faces/x", "image", 0.02), ("texts/y", "text", 0.05), ("faces/z", "image", -0.1)):
         moved = {k: v + shift if v.is_floating_point() else v for k, v in clip.weights.items()}
-        Tuned(moved, model.heads[modality]).save(made.model(0, step=step))
+        Tuned(moved, model.heads[modality]).save(made.model(step))
     return made
 
 
@@ -193,7 +193,7 @@ def experts(clip, model, work, pairs):
     """What a study would have recorded of the two models on these pairs."""
     alone = []
     for modality, step in MODELS.items():
-        tuned = Tuned.load(work.model(0, step=step))
+        tuned = Tuned.load(work.model(step))
         vectors = getattr(clip.with_weights(tuned.weights), f"encode_{modality}s")(getattr(pairs, f"{modality}s"), cache=False)
         probs = fusion.in_shared(tuned.head.posterior(vectors), steps.OWN[modality])
         alone.append(predictions(pairs, model.calibrations[modality](probs / probs.sum(1, keepdims=True))[None]))
@@ -202,7 +202,7 @@ def experts(clip, model, work, pairs):
 
 def test_each_modality_takes_its_own_part_of_its_own_model(clip, work, experts):
     made = steps.assemble(clip, MODELS, experts, steps.OWN, work)
-    weights, (image, text) = made.encoder.weights, (Tuned.load(work.model(0, step=s)).weights for s in MODELS.values())
+    weights, (image, text) = made.encoder.weights, (Tuned.load(work.model(s)).weights for s in MODELS.values())
     for name, start in clip.weights.items():
         wanted = next((t[name] for m, t in (("image", image), ("text", text)) if name.startswith(encoder.PARTS[m])), start)
         assert weights[name].equal(wanted), name
@@ -222,7 +222,7 @@ def test_what_is_written_is_checked_against_the_record(clip, work, pairs, expert
 
 def test_a_model_of_one_modality_is_exported_alike(clip, work, sample_faces):
     some = sample_faces.select(sample_faces.held_out[::20])
-    tuned = Tuned.load(work.model(0, step="faces/x"))
+    tuned = Tuned.load(work.model("faces/x"))
     vectors = clip.with_weights(tuned.weights).encode_images(some.images, cache=False)
     recorded = predictions(some, tuned.head.posterior(vectors)[None])
     found = steps.export(clip, some, "faces/x", recorded, work=work)

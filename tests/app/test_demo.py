@@ -21,7 +21,7 @@ def asked(tmp_path_factory):
     """The recorded answers, and the classifier that gave them."""
     clip, work = encoder.load(profiles.get("sample").clip, "float64"), Work("float64", 1, tmp_path_factory.mktemp("runs"))
     for modality, words in (("image", prompts.FACES), ("text", prompts.TEXTS)):
-        Tuned(clip.weights, heads.zero_shot(clip, words["single"])).save(work.model(0, step=modality))
+        Tuned(clip.weights, heads.zero_shot(clip, words["single"])).save(work.model(modality))
     calibrations = fusion.Calibration(1.2, np.zeros(5)), fusion.Calibration(0.9, np.log(PRIOR))
     experts = fusion.Experts(SimpleNamespace(classes=SHARED_CLASSES), None, PRIOR, calibrations, "-")
     models = {"image": "image", "text": "text"}

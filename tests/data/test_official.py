@@ -82,14 +82,13 @@ def test_votes_join_by_row_and_refuse_another_file(tmp_path, cache):
             official.read_pixel_csv(path, votes=votes, on_error="skip")
 
 
-def test_the_hub_copy_finds_its_own_class_order(monkeypatch, tmp_path):
+def test_the_hub_copy_finds_its_own_class_order(monkeypatch):
     pixels = np.random.default_rng(0).integers(0, 256, (286, 48, 48), dtype=np.uint8)
     monkeypatch.setattr(official, "FER_TRAINING_COUNTS", counts := (39, 7, 40, 72, 48, 31, 49))
     # That copy's order ends in neutral, sad, surprise.
     table = pd.DataFrame({"cls": np.repeat(np.arange(7), [counts[k] for k in (0, 1, 2, 3, 6, 4, 5)])})
     table["jpg"] = [{"bytes": encoded(Image.fromarray(p))} for p in pixels]
-    parts = {split: [("hub", table, tmp_path)] for split in ("train", "test")}
-    monkeypatch.setattr(official.readers, "hub_tables", lambda source: parts)
+    monkeypatch.setattr(official.hub, "tables", lambda source, files: dict.fromkeys(files, table))
     data = official.read_fer_hub()
     assert np.bincount(data.labels[data.split == "test"]).tolist() == list(counts)
     assert "cannot be told apart" in data.source and np.array_equal(data.images[:286], pixels)

@@ -1,0 +1,84 @@
+"""Fetch what the study needs and no library loads by itself: each at one version, checked; what is there already is left."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from emolib.data import hub
+from emolib.data.dataset import MissingData
+
+GITHUB = "https://github.com"
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A public set: where it is put below the data folder, what it takes, and under which terms it may be used."""
+
+    name: str
+    folder: str
+    megabytes: int
+    terms: str
+    get: Callable[[Path], None]
+
+
+def download(url: str, md5: str, folder: Path) -> None:
+    """One file with a known checksum; OSError or RuntimeError where it cannot be had or is another one."""
+    from torchvision.datasets.utils import download_url
+
+    hub.patiently(lambda: download_url(url, folder, md5=md5), url)
+
+
+def clone(url: str, commit: str, folder: Path) -> None:
+    """The files of one commit of a git repository, whose name vouches for every byte; a folder of other origin is left."""
+    if shutil.which("git") is None:
+        raise OSError(f"git is not installed; install it, or put the files of {url} into {folder}")
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()) and not (folder / ".git").exists():
+        return
+    (folder / ".git" / "index.lock").unlink(missing_ok=True)  # of a clone that was killed
+    for command in (["init"], ["fetch", "--depth=1", url, commit], ["checkout", "--force", "FETCH_HEAD"]):
+        done = subprocess.run(["git", "-C", str(folder), *command, "--quiet"], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise OSError(f"git {command[0]} {url}: {done.stderr.strip()[:200]}")
+
+
+def flickr8k(folder: Path) -> None:
+    """The two archives of Flickr8k."""
+    where = f"{GITHUB}/jbrownlee/Datasets/releases/download/Flickr8k"
+    download(f"{where}/Flickr8k_text.zip", "bf6c1abcb8e4a833b7f922104de18627", folder)
+    download(f"{where}/Flickr8k_Dataset.zip", "f18a1e2920de5bd84dae7cf08ec78978", folder)
+
+
+def ferplus(folder: Path) -> None:
+    """The votes of FER+, which are joined with FER-2013's csv file by row."""
+    commit = "ae2128abf776409c93e50cf7c9d87180673314e6"
+    url = f"https://raw.githubusercontent.com/microsoft/FERPlus/{commit}/fer2013new.csv"
+    download(url, "413eba86d6e454536b99705b8c7fc5c5", folder)
+
+
+def msed(folder: Path) -> None:
+    """MSED as its authors publish it."""
+    clone(f"{GITHUB}/MSEDdataset/MSED", "e8e125471534545926d5a251746ed0a61981a463", folder)
+
+
+SETS = (
+    Fetched("FER+ votes", "fer2013", 2, "MIT", ferplus),
+    Fetched("MSED", "msed", 700, "research only, no redistribution", msed),
+    Fetched("Flickr8k", "flickr8k", 1100, "non-commercial research; the pictures remain their authors'", flickr8k),
+)
+
+
+def fetch(folder: Path) -> list[str]:
+    """Fetch all sets into the data folder, saying of each what it is; returns a sentence for each that could not be had."""
+    gaps = []
+    for wanted in SETS:
+        print(f"{wanted.name}: {wanted.megabytes:,} MB at most, into {folder / wanted.folder}; terms: {wanted.terms}", flush=True)
+        try:
+            wanted.get(folder / wanted.folder)
+        except (OSError, RuntimeError, MissingData) as error:
+            gaps.append(f"{wanted.name} cannot be had ({hub.reasons(error)}); run the same command again")
+    return gaps
