@@ -32,6 +32,8 @@ WORDS = (
     {"sadness", "sad"}, {"surprise", "surprised"},
 )  # fmt: skip
 
+CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
 SPLITS = ("train", "validation", "test")
 
 # Ways of fine-tuning a dual encoder, as they are called on pages.

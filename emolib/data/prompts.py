@@ -1,6 +1,6 @@
 """Prompts: the sentences that stand for a class, from one word to a description of what the face does."""
 
-from emolib.data.labels import FACE_CLASSES, SHARED_CLASSES, TEXT_CLASSES
+from emolib.data.labels import CIFAR_CLASSES, FACE_CLASSES, SHARED_CLASSES, TEXT_CLASSES
 
 # Class words and templates of CLIP's own FER-2013 prompts (openai/CLIP, data/prompts.md).
 _FACE_WORDS = {
@@ -55,6 +55,17 @@ def _sets(words: dict, templates: tuple, descriptions: dict, classes: tuple) -> 
 # {set name: [prompts of the first class, prompts of the second, ...]}
 FACES = _sets(_FACE_WORDS, _FACE_TEMPLATES, _FACE_DESCRIPTIONS, FACE_CLASSES)
 TEXTS = _sets(_TEXT_WORDS, _TEXT_TEMPLATES, _TEXT_DESCRIPTIONS, TEXT_CLASSES)
+# The prompts of LAION's CLIP_benchmark, whose figures a run with OpenAI's CLIP is held against.
+_PHOTOS = ("", "blurry ", "black and white ", "low contrast ", "high contrast ", "bad ", "good ")
+_PHOTOS = [f"a {kind}photo of {{}} {{}}." for kind in _PHOTOS]
+LAION = {
+    "FER-2013": [[t.format(_FACE_WORDS[c][0]) for t in _FACE_TEMPLATES] for c in FACE_CLASSES],
+    "CIFAR-10": [
+        [t.format(the, c) for the in ("a", "the") for t in _PHOTOS]
+        + [f"a photo of {the} {size} {c}." for the in ("a", "the") for size in ("small", "big")]
+        for c in CIFAR_CLASSES
+    ],
+}
 # Pairs are asked in the shared label space: what is said of the face, of the text, of both.
 _faces = [FACES["ensemble"][FACE_CLASSES.index(_SHARED_FACES[c])] for c in SHARED_CLASSES]
 _texts = [TEXTS["ensemble"][TEXT_CLASSES.index(c)] for c in SHARED_CLASSES]

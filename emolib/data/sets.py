@@ -12,14 +12,13 @@ import numpy as np
 from emolib.data import audit, official, pairing, readers
 from emolib.data.dataset import DataError, Dataset, MissingData, column
 from emolib.data.files import read_file
-from emolib.data.labels import FACE_CLASSES, SHARED_CLASSES, SPLITS, TEXT_CLASSES
+from emolib.data.labels import CIFAR_CLASSES, FACE_CLASSES, SHARED_CLASSES, SPLITS, TEXT_CLASSES
 from emolib.profiles import ROOT, Profile, data_folder
 
 SAMPLE = ROOT / "data" / "sample"  # the generated world; make.py there wrote it
 FER_FILES = ("fer2013.csv", "fer2013.csv.gz", "icml_face_data.csv")
 EMOTION_HUB = "dair-ai/emotion:split@cab853a1dbdf4c42c2b3ef2173804746df8825fe"
 CIFAR_HUB = "uoft-cs/cifar10@0b2714987fa478483af9968de7c934580d0bb9a2"
-CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CIFAR_ROWS = 2000  # of the 10,000, where a profile is not `full`
 FETCH = "python -m emolib data"
 # {set: (folder of EMOLIB_DATA, patterns of which any shows that it is there, the Hub's copy)}

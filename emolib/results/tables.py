@@ -157,6 +157,16 @@ def generality(mixtures: dict[str, Facts]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["points (95 % interval), one seed", *names, "generality: mean change"], dtype=object)
 
 
+def checks(found: Facts) -> pd.DataFrame:
+    """What OpenAI's CLIP reached here beside what others measured of it; found: of `checks.measure`."""
+    rows = []
+    for name, (share, n) in found.notes["measured"].items():
+        wanted, gap = published.CHECKS[name], 100 * share - published.CHECKS[name]
+        verdict = "agrees" if abs(gap) <= published.AGREES else "**differs: distrust this run**"
+        rows.append([name, f"{wanted:.1f}", percent(share), f"{gap:+.1f}", n, verdict])
+    return pd.DataFrame(rows, columns=["zero-shot", "published %", "here %", "points", "n", f"within {published.AGREES} points"])
+
+
 def other_texts(found: Facts) -> pd.DataFrame:
     """Text classifiers on another set's sentences, in the shared classes; found: of `generality.other_texts`."""
     labels = found.arrays["labels"].astype(int)
