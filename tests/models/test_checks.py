@@ -24,7 +24,7 @@ class Placed:
 def test_recall_asks_for_any_own_caption_and_for_the_own_picture():
     images = column([np.eye(3)[i] for i in range(3)])
     # The second caption of picture 0 and both of picture 2 lie at home, the others with a neighbour.
-    captions = np.array([["0 1 0", "1 0 0"], ["0 0 1", "0 0 1"], ["0 0 1", "0 0.1 1"]], object)
+    captions = np.array([["0 1 0", "1 0 0"], ["0 -1 1", "0 -1 1"], ["0 0 0.9", "0 0.1 0.9"]], object)
     data = Dataset(np.arange(3), np.zeros(3, int), np.full(3, "test"), ("pair",), "made", images, extras={"captions": captions})
     found = checks.recall(Placed(), data, k=1)
     assert found["Flickr8k, a text to a picture"] == (pytest.approx(1 / 3), 3)
