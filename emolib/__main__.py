@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from emolib import profiles
-from emolib.data.labels import METHODS
+from emolib.data.labels import WAYS
 from emolib.profiles import PROFILES, ROOT, Profile
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
         help="share of the rows whose picture and text are supposed to disagree, default: the model's",
     )
     add = command(tune, "train one method only, e.g. on several GPUs: accelerate launch -m emolib tune", COMPUTED, default="full")
-    add("method", choices=METHODS)
+    add("method", choices=WAYS, help="tuned: the image encoder to the end, once notebook 4 has chosen its rate")
     command(table, "print the results table (Markdown) from the records", PROFILES, default="published")
     command(publish, "re-execute the committed notebooks, rewrite figures, README.md and RESULTS.md", COMPUTED)
     return whole
@@ -99,7 +99,10 @@ def run(chosen: argparse.Namespace) -> int:
         if not execute(path, out, parameters[path], f"[{number}/{len(paths)}] {path.stem}"):
             return 1
     if chosen.record:
-        print(f"records: {records.publish(profile, [path.stem for path in paths])}")
+        kept = records.publish(profile, [path.stem for path in paths])
+        packed = shutil.make_archive(str(out / f"records-{profile.name}"), "zip", kept.parent, kept.name)
+        print(f"records: {kept}, and in {packed} for another copy: unzip it there in data/records")
+        print(f"to show them in notebooks, README.md and RESULTS.md: python -m emolib publish --profile {profile.name}")
     print(f"open {publish.write([out / path.name for path in paths], out / 'report.html', profile)}")
     return 0
 
@@ -193,11 +196,14 @@ def tune(chosen: argparse.Namespace) -> None:
     from emolib.models import encoder, tuning
     from emolib.results.records import Run
 
-    profile = profiles.get(chosen.profile)
-    asked = prompts.FACES[Run("04_clip_fine_tuning", profile).load("faces/clip-zero-shot").notes["prompts"]]
-    loaded, config = encoder.load(profile.clip, profile.precision), getattr(profile, chosen.method)
-    work = profile.work(f"faces/clip-{chosen.method}")
-    tuning.tune(loaded, sets.faces(profile), chosen.method, config, asked, work=work)
+    profile, method = profiles.get(chosen.profile), chosen.method
+    run, config, asked = Run("04_clip_fine_tuning", profile), getattr(profile, method, profile.faces), None
+    if method == "tuned":
+        method, config = "lpft", config.at(run.load("faces/clip-search").notes["rate"])
+    else:
+        asked = prompts.FACES[run.load("faces/clip-zero-shot").notes["prompts"]]
+    loaded, work = encoder.load(profile.clip, profile.precision), profile.work(f"faces/clip-{chosen.method}")
+    tuning.tune(loaded, sets.faces(profile), method, config, asked, work=work)
 
 
 def table(chosen: argparse.Namespace) -> None:

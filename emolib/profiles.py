@@ -136,13 +136,15 @@ class Fusion:
 class Work:
     """How and where a step computes: nothing of it changes what is computed, but for rounding.
 
-    folder: for checkpoints and models; None keeps neither. step: the name under which they are kept there.
+    folder: for checkpoints and models; None keeps neither. step: the name under which they are kept there. keep: whether a
+    later step reads the model.
     """
 
     precision: str = "auto"
     threads: int | None = None
     folder: Path | None = None
     step: str = "step"
+    keep: bool = True
 
     def checkpoint(self, seed: int) -> Path | None:
         """The file from which a killed training goes on."""
@@ -201,6 +203,8 @@ _CNN = Convolutional(
         patience=20, clip_norm=5.0,
     )
 )  # fmt: skip
+
+_LONG_CNN = replace(_CNN, fit=replace(_CNN.fit, epochs=60), seeds=(0, 1, 2), sizes=((0.5, 32), (0.5, 48)))
 
 
 def _tuning(rate: float, *, epochs: int, ema: float = 0.0, **more) -> Tuning:
@@ -274,7 +278,7 @@ PROFILES = {
         Profile(
             "full",
             "The real DAIR-AI Emotion, FER-2013 and MSED sets; models sized for one GPU.",
-            precision="auto", lstm=_TEXT, gru=_TEXT, cnn=_CNN, clip=_FULL_CLIP,
+            precision="auto", lstm=_TEXT, gru=_TEXT, cnn=_LONG_CNN, clip=_FULL_CLIP,
             **_ways(1e-5, epochs=3), faces=_tuning(1e-5, epochs=10, seeds=(0, 1, 2)),
             texts=_tuning(1e-5, epochs=5, seeds=(0, 1, 2)),
             genuine=_tuning(1e-5, epochs=5, seeds=(0, 1, 2)),

@@ -8,7 +8,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -25,7 +25,8 @@ def atomic(path: Path):
     os.close(handle)
     try:
         yield Path(name)
-        Path(name).chmod(0o644)
+        with suppress(OSError):  # a mounted drive may know no permissions
+            Path(name).chmod(0o644)
         Path(name).replace(path)
     finally:
         Path(name).unlink(missing_ok=True)

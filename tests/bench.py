@@ -4,6 +4,7 @@ encode: 2,000 faces three ways with the same weights: (a) the zero-shot-image-cl
 documentation shows it, (b) get_image_features in float32 on batches of 64, (c) this library at the encoder's own picture size,
 and (d) at the profile's. tune: training steps of full fine-tuning, data preparation included. predict: a table of pictures and
 texts through `emolib predict` against the encoder alone. Beside each the share of the machine's rate of matrix products.
+work: how much arithmetic profile `full` is, step by step, and how long it would take; computed, not run.
 """
 
 import argparse
@@ -27,11 +28,13 @@ from tqdm import tqdm
 from emolib import profiles
 from emolib.app import predict as tables
 from emolib.app.classifier import EmotionClassifier
-from emolib.data import prompts, sets
+from emolib.data import labels, prompts, sets
 from emolib.data.dataset import Dataset, MissingData
 from emolib.data.labels import FACE_CLASSES, SHARED_CLASSES, TEXT_CLASSES
 from emolib.data.pictures import grey_pixels
-from emolib.models import encoder, heads, training, tuning
+from emolib.models import encoder, heads, networks, training, tuning
+
+T4, H100 = 10e12, 300e12  # assumed FLOP/s in 16 bits: a sixth of a T4's peak, a third of an H100's
 
 
 def clock(action, *, least: float = 2.0) -> float:
@@ -63,10 +66,7 @@ def peak_memory() -> int:
 def flop(asked: encoder.Encoder) -> float:
     """Floating-point operations of one picture, forward, counted by torch."""
     pixels = torch.zeros(1, 3, asked.size, asked.size, device=encoder.device(), dtype=asked.model.dtype)
-    plain = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)  # the only one that is counted everywhere
-    with torch.no_grad(), plain, FlopCounterMode(display=False) as counter:
-        asked.image_vectors(pixels)
-    return counter.get_total_flops()
+    return counted(lambda: asked.image_vectors(pixels))
 
 
 def faces(profile: profiles.Profile, count: int) -> Dataset:
@@ -161,8 +161,56 @@ def predict(profile: profiles.Profile, count: int) -> None:
     print(f"{loaded.name}, {count:,} rows: predict {table:,.0f} rows/s, the encoder alone {bare:,.0f}: {table / bare:.0%}")
 
 
+def work(profile: profiles.Profile, count: int) -> None:
+    """The arithmetic of `full` by step, counted by torch on ViT-B/32's shape, and what it takes at assumed rates."""
+    from transformers import CLIPConfig, CLIPModel
+
+    profile = profiles.get("full")
+    with torch.device("meta"):
+        clip = CLIPModel(CLIPConfig())
+        tokens = torch.zeros(1, 24, dtype=torch.long)  # as many as a sentence of DAIR-AI Emotion with its batch's padding
+        image = counted(lambda: clip.get_image_features(pixel_values=torch.zeros(1, 3, 224, 224)))
+        text = counted(lambda: clip.get_text_features(input_ids=tokens))
+    cnn = networks.FaceCNN(profile.cnn, len(FACE_CLASSES)).eval()
+    sides = sum(share * counted(lambda side=side: cnn(torch.zeros(1, 1, side, side))) for share, side in profile.cnn.sizes)
+
+    def trained(config, rows: int, cost: float) -> float:
+        held = 2000 * text if cost == text else 3589 * cost
+        return len(config.seeds) * (config.fit.epochs * (3 * rows * cost + held) + 2 * held)  # backward costs twice forward
+
+    faces, texts, real, alphas = 28709, 16000, 6127, len(profile.generality.alphas)
+    grid = profile.search
+    short = len(grid.factors) * (grid.epochs * (3 * grid.rows + grid.rows))
+    steps = {
+        "02 CNN": trained(profile.cnn, faces, sides),
+        "03 frozen vectors, picture sizes": (35887 + len(profile.frozen.sizes) * 2 * profile.frozen.size_rows) * image
+        + 20000 * text,
+        "04 four ways on faces": sum(trained(getattr(profile, m), faces, image) for m in labels.METHODS),
+        "04 searches": short * (image + text),
+        "04 image encoder to the end": trained(profile.faces, faces, image),
+        "04 text encoder to the end": trained(profile.texts, texts, text),
+        "04 generality": len(labels.WAYS) * alphas * ((1000 + 10000 + 3589) * image + 1000 * text),
+        "05 genuine pairs, fine-tuned": 2 * (trained(profile.genuine, real, image) + trained(profile.genuine, real, text)),
+        "05 their searches": 2 * short * (image + text),
+    }
+    print(f"ViT-B/32: {image / 1e9:.1f} GFLOP a picture, {text / 1e9:.1f} a sentence; CNN: {sides / 1e9:.2f} a face")
+    print("| step of `full` | PFLOP | T4, minutes | H100, minutes |\n|:--|--:|--:|--:|")
+    for name, value in (steps | {"all": sum(steps.values())}).items():
+        print(f"| {name} | {value / 1e15:.1f} | {value / T4 / 60:.0f} | {value / H100 / 60:.1f} |")
+    print(f"at {T4 / 1e12:.0f} and {H100 / 1e12:.0f} TFLOP/s, which nobody has measured here; recurrent networks, reading and")
+    print("resampling are not in it.")
+
+
+def counted(action) -> float:
+    """Floating-point operations of a call."""
+    plain = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)  # the only one that is counted everywhere
+    with torch.no_grad(), plain, FlopCounterMode(display=False) as counter:
+        action()
+    return counter.get_total_flops()
+
+
 def main() -> None:
-    parts = {"encode": encode, "tune": tune, "predict": predict}
+    parts = {"encode": encode, "tune": tune, "predict": predict, "work": work}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=[*parts])
     parser.add_argument("--profile", default="sample", choices=[p for p in profiles.PROFILES if p != "published"])

@@ -46,7 +46,7 @@ def tune(encoder, pairs: Dataset, modality: str, config: Tuning, *, work: Work =
     """Fine-tune the encoder on what pairs show ("image", "text" or "both"), from a linear probe on: see `tuning.tune`."""
     from emolib.models import tuning
 
-    return tuning.tune(encoder, seen(pairs, modality), "lpft", config, None, work=work)
+    return tuning.tune(encoder, seen(pairs, modality), "lpft", config, None, work=replace(work, keep=False))
 
 
 def seen(pairs: Dataset, modality: str) -> Dataset:

@@ -13,6 +13,7 @@ from emolib.data.dataset import Dataset
 from emolib.data.pairing import tokens
 from emolib.data.pictures import SIDE, grey_pixels
 from emolib.models import training
+from emolib.models.encoder import device
 from emolib.profiles import Convolutional, Recurrent, Tuning
 
 LEAST = 24  # pixels of a picture's side; smaller ones shrink to nothing in a network with four strides
@@ -133,7 +134,7 @@ class ImageBatches(training.Batches):
     """
 
     def __init__(self, data: Dataset, config: Convolutional):
-        self.pixels = torch.from_numpy(grey_pixels(data.images))
+        self.pixels = torch.from_numpy(grey_pixels(data.images)).to(device())  # a GPU augments them itself
         self.own = self.pixels.shape[-1]
         if self.own < LEAST:
             raise ValueError(f"{data.source}: pictures of {self.own}x{self.own} pixels, wanted at least {LEAST}x{LEAST}")

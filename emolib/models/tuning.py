@@ -220,7 +220,7 @@ def tune(
     for seed in config.seeds:
         done = fit(encoder, data, method, config, prompts, head, seed=seed, work=work)
         tuned = done.model.tuned()
-        if work.folder and seed == config.seeds[0]:
+        if work.folder and work.keep and seed == config.seeds[0]:
             tuned.save(work.model())
         probs.append(tuned.head.posterior(encoder.with_weights(tuned.weights).vectors(held_out)))
         notes["history"].append(done.history)
