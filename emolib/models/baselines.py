@@ -69,12 +69,12 @@ def nearest(data: Dataset) -> Predictions:
 
 
 def recurrent(data: Dataset, cell: str, config: Recurrent, *, work: Work = Work()) -> Predictions:
-    """An LSTM or GRU (cell "lstm", "gru") trained once per seed; notes: curves, cost, size of the vocabulary."""
+    """An LSTM or GRU (cell "lstm", "gru"; "none": words without order), once per seed; notes: curves, cost, vocabulary."""
     from torch import nn
 
     from emolib.models import networks
 
-    kind = {"lstm": nn.LSTM, "gru": nn.GRU}[cell]
+    kind = {"lstm": nn.LSTM, "gru": nn.GRU, "none": None}[cell]
     vocabulary = networks.Vocabulary(data.part("train").texts, config.min_count)
     return fit_seeds(
         data, lambda: networks.TextRNN(kind, config, len(vocabulary), len(data.classes)),

@@ -112,24 +112,41 @@ def ask_modality(encoder: Encoder, data: Dataset, modality: str, prompts: list[l
 
 
 def k_shot(encoder: Encoder, data: Dataset, config: Frozen) -> Facts:
-    """Linear probes on k Training items per class, several draws each: validation chooses the strength of each k.
+    """Linear probes on k Training items per class, several draws each, and no other label: see `own_strength`.
 
-    notes: "shots", a list of k, the chosen C and the test accuracy of each draw.
+    notes: "shots", a list of k, and of each draw the chosen C and the test accuracy.
     """
-    vectors, results = encoder.vectors(data), []
-    held = {split: data.split == split for split in SPLITS}
+    vectors, results, test = encoder.vectors(data), [], data.split == "test"
+    own = [np.flatnonzero((data.split == "train") & (data.labels == c)) for c in range(len(data.classes))]
     for k in tqdm(config.shots, desc="k-shot", unit="k", leave=False):
-        scores = np.zeros((len(STRENGTHS), config.shot_seeds, 2))  # on validation, on test
+        chosen, right = [], []
         for seed in range(config.shot_seeds):
             rng = np.random.default_rng([seed, k])
-            own = [np.flatnonzero(held["train"] & (data.labels == c)) for c in range(len(data.classes))]
             rows = np.concatenate([rng.permutation(some)[:k] for some in own])
-            for i, strength in enumerate(STRENGTHS):
-                head = probe(vectors[rows], data.labels[rows], len(data.classes), strength)
-                scores[i, seed] = [accuracy(head.posterior(vectors[held[s]]), data.labels[held[s]]) for s in SPLITS[1:]]
-        best = int(scores[..., 0].mean(1).argmax())
-        results.append({"k": k, "C": STRENGTHS[best], "test": scores[best, :, 1].tolist()})
+            x, y = vectors[rows], data.labels[rows]
+            chosen.append(own_strength(x, y, len(data.classes)))
+            head = probe(x, y, len(data.classes), chosen[-1])
+            right.append(accuracy(head.posterior(vectors[test]), data.labels[test]))
+        results.append({"k": k, "C": chosen, "test": right})
     return facts(data, {"shots": results})
+
+
+def own_strength(vectors: np.ndarray, labels: np.ndarray, classes: int, folds: int = 4) -> float:
+    """The strength of a probe that its own few items (N, D) choose, by cross-validation (NLL).
+
+    With one item in some class nothing can be left out to judge on: then the largest of `STRENGTHS`, fixed beforehand.
+    """
+    folds = min(folds, np.bincount(labels, minlength=classes)[np.unique(labels)].min())
+    if folds < 2:
+        return STRENGTHS[-1]
+    place = np.zeros(len(labels), int)
+    for c in np.unique(labels):
+        place[labels == c] = np.arange((labels == c).sum()) % folds
+    loss = {}
+    for strength in STRENGTHS:
+        parts = [(probe(vectors[place != f], labels[place != f], classes, strength), place == f) for f in range(folds)]
+        loss[strength] = np.mean([metrics.negative_log_likelihood(h.posterior(vectors[some]), labels[some]) for h, some in parts])
+    return min(loss, key=loss.get)
 
 
 def picture_sizes(data: Dataset, clip: Clip, config: Frozen, *, work: Work = Work()) -> Facts:

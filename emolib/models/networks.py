@@ -66,23 +66,24 @@ class FaceCNN(nn.Module):
 class TextRNN(nn.Module):
     """A bidirectional LSTM or GRU over words, maximum and mean over time: (N, T) word numbers -> logits (N, K).
 
+    Without a cell the words' own vectors are pooled, whatever their order (Iyyer et al. 2015, deep averaging networks).
     Sources: Hochreiter and Schmidhuber 1997; Cho et al. 2014, arXiv:1406.1078; pooling as in Conneau et al. 2017.
     """
 
-    def __init__(self, cell: type[nn.LSTM] | type[nn.GRU], config: Recurrent, words: int, classes: int):
+    def __init__(self, cell: type[nn.LSTM] | type[nn.GRU] | None, config: Recurrent, words: int, classes: int):
         super().__init__()
         self.embedding = nn.Embedding(words, config.embedding, padding_idx=0)
         with torch.no_grad():
             self.embedding.weight.mul_(0.1)  # a rare word, hardly trained, should say little
-        self.rnn = cell(config.embedding, config.hidden, batch_first=True, bidirectional=True)
-        self.dropout, self.head = config.dropout, nn.Linear(4 * config.hidden, classes)
+        self.rnn = cell and cell(config.embedding, config.hidden, batch_first=True, bidirectional=True)
+        self.dropout, self.head = config.dropout, nn.Linear(4 * config.hidden if cell else 2 * config.embedding, classes)
 
     def forward(self, words: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        x = dropout(self.embedding(words), self.dropout, training=self.training)
-        # Packed, so that the backward direction starts at a text's last word and not in its padding.
-        packed = nn.utils.rnn.pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        states, _ = nn.utils.rnn.pad_packed_sequence(self.rnn(packed)[0], batch_first=True)
-        padding = (torch.arange(states.shape[1], device=x.device) >= lengths[:, None]).unsqueeze(2)
+        states = dropout(self.embedding(words), self.dropout, training=self.training)
+        if self.rnn:  # packed, so that the backward direction starts at a text's last word and not in its padding
+            packed = nn.utils.rnn.pack_padded_sequence(states, lengths.cpu(), batch_first=True, enforce_sorted=False)
+            states, _ = nn.utils.rnn.pad_packed_sequence(self.rnn(packed)[0], batch_first=True)
+        padding = (torch.arange(states.shape[1], device=states.device) >= lengths[:, None]).unsqueeze(2)
         mean = states.masked_fill(padding, 0).sum(1) / lengths[:, None]
         pooled = torch.cat([states.masked_fill(padding, -torch.inf).amax(1), mean], 1)
         pooled = dropout(pooled, self.dropout, training=self.training)

@@ -18,7 +18,8 @@ ACCURACY, MACRO_F1 = "accuracy % (95 % interval)", "macro-F1 % (95 % interval)"
 GENERATED = ("drawn faces", "built sentences")  # the sources of profile sample
 SYSTEMS = {
     "texts": {
-        "majority": "majority class", "tfidf-lr": "TF-IDF + logistic regression", "lstm": "bidirectional LSTM",
+        "majority": "majority class", "tfidf-lr": "TF-IDF + logistic regression", "order-free": "order-free network",
+        "lstm": "bidirectional LSTM",
         "gru": "bidirectional GRU", "clip-zero-shot": "zero-shot", "clip-linear": "linear probe",
         "clip-tuned": "text encoder fine-tuned",
     },

@@ -52,7 +52,7 @@ def test_nearest_remembers_a_duplicate():
     assert (baselines.nearest(flipped).test.predicted == flipped.labels[:40]).all()
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "none"])
 def test_a_recurrent_network_learns_once_per_seed(cell, tmp_path):
     found = baselines.recurrent(sentences(), cell, SAMPLE.gru, work=Work("float64", 1, tmp_path, f"texts/{cell}"))
     assert right(found) == 1 and found.probs.shape == (2, 80, 3) and not np.array_equal(*found.probs)

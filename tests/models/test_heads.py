@@ -106,6 +106,18 @@ def test_more_shots_are_better_and_only_training_teaches(sample_faces):
     found = heads.k_shot(Points(sample_faces), sample_faces, config).notes["shots"]
     assert [s["k"] for s in found] == [1, 64] and len(found[0]["test"]) == 3
     assert np.mean(found[1]["test"]) > np.mean(found[0]["test"]) + 0.05
+    swapped = replace(sample_faces, labels=np.where(sample_faces.split == "validation", 0, sample_faces.labels))
+    assert heads.k_shot(Points(sample_faces), swapped, config).notes["shots"] == found
+
+
+def test_few_items_choose_their_own_strength():
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    clear = np.eye(8)[labels] + 0.01 * rng.normal(size=(60, 8))
+    noise = rng.normal(size=(60, 8))
+    chosen = [heads.own_strength(x / np.linalg.norm(x, axis=1, keepdims=True), labels, 3) for x in (clear, noise)]
+    assert chosen == [heads.STRENGTHS[-1], heads.STRENGTHS[0]]
+    assert heads.own_strength(noise[:3], labels[:3], 3) == heads.STRENGTHS[-1]
 
 
 def test_sizes_are_compared_on_training_and_validation_only(sample_faces):

@@ -25,7 +25,7 @@ def pictures(side=48, n=12):
     return Dataset(np.arange(n), np.arange(n) % 2, np.repeat("train", n), ("a", "b"), "pictures", images=images)
 
 
-@pytest.mark.parametrize("cell", [nn.LSTM, nn.GRU])
+@pytest.mark.parametrize("cell", [nn.LSTM, nn.GRU, None])
 def test_padding_and_neighbours_change_nothing(cell):
     vocabulary = networks.Vocabulary(texts().texts, 1)
     model = networks.TextRNN(cell, GRU, len(vocabulary), 6).eval()
@@ -35,6 +35,14 @@ def test_padding_and_neighbours_change_nothing(cell):
         assert torch.allclose(together[row], model(*batches.batch(np.array([row]), None, 1.0))[0], atol=1e-6)
     with torch.autocast("cpu", torch.bfloat16):
         assert model(*batches.batch(np.arange(4), None, 1.0)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("cell", [nn.GRU, None])
+def test_only_a_network_with_a_cell_reads_in_order(cell):
+    model = networks.TextRNN(cell, GRU, 9, 6).eval()
+    words, lengths = torch.tensor([[2, 3, 4, 5], [5, 3, 2, 4]]), torch.tensor([4, 4])
+    forward, mixed = model(words, lengths)
+    assert torch.allclose(forward, mixed, atol=1e-6) == (cell is None)
 
 
 def test_vocabulary_knows_training_words_only():
