@@ -53,9 +53,10 @@ def test_nearest_remembers_a_duplicate():
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "none"])
-def test_a_recurrent_network_learns_once_per_seed(cell, tmp_path):
+def test_a_network_learns_once_per_seed_and_needs_a_cell_for_order(cell, tmp_path):
     found = baselines.recurrent(sentences(), cell, SAMPLE.gru, work=Work("float64", 1, tmp_path, f"texts/{cell}"))
-    assert right(found) == 1 and found.probs.shape == (2, 80, 3) and not np.array_equal(*found.probs)
+    assert (right(found) == 1) == (cell != "none")  # the sentences differ in their order only
+    assert found.probs.shape == (2, 80, 3) and not np.array_equal(*found.probs)
     still = dataclasses.replace(SAMPLE.gru, fit=dataclasses.replace(SAMPLE.gru.fit, epochs=1, learning_rate=0.0))
     assert not np.allclose(*baselines.recurrent(sentences(), cell, still).probs)  # each seed has a start of its own
     assert len(found.notes["history"][1]) == 6 and found.notes["vocabulary"] == 14
