@@ -12,9 +12,9 @@ from emolib.data import sets
 from emolib.data.dataset import Dataset
 from emolib.data.labels import TEXT_CLASSES
 from emolib.models import heads
-from emolib.models.encoder import Encoder, stacked
+from emolib.models.encoder import Encoder, load, stacked
 from emolib.models.tuning import Tuned
-from emolib.profiles import Generality, Profile, Work
+from emolib.profiles import Clip, Generality, Profile, Work
 from emolib.results.predictions import Facts, Predictions, facts, predictions
 
 Prompts = list[list[str]]
@@ -87,6 +87,21 @@ def mixtures(
             found.setdefault(f"right.{name}", []).append(right)
     arrays = {name: np.stack(values).astype(np.int16 if name == "ranks" else bool) for name, values in found.items()}
     return facts(data, {"alphas": list(config.alphas), "pairs": captioned.source}, arrays)
+
+
+def at_own_size(
+    captioned: Dataset, tasks: dict[str, tuple[Dataset, Prompts]], clip: Clip, *, work: Work = Work()
+) -> Facts:  # fmt: skip
+    """The pretrained encoder at its checkpoint's own picture size: what a smaller one costs, beside what tuning costs.
+
+    notes: "size". arrays as of `mixtures`, A = 1, without the emotion.
+    """
+    encoder = load(replace(clip, image_size=None), work.precision)
+    found = {"ranks": ranks(encoder.encode_images(captioned.images), encoder.encode_texts(captioned.texts)).astype(np.int16)}
+    for name, (task, asked) in tasks.items():
+        posterior = heads.zero_shot(encoder, asked).posterior(encoder.encode_images(task.images))
+        found[f"right.{name}"] = posterior.argmax(1) == task.labels
+    return facts(captioned, {"size": encoder.size}, {name: values[None] for name, values in found.items()})
 
 
 def chosen_mixture(

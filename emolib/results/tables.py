@@ -147,10 +147,18 @@ def rates(searched: dict[str, Facts]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["fine-tuned on", "rate: validation accuracy %", "n", "Training items", "epochs"])
 
 
-def generality(mixtures: dict[str, Facts]) -> pd.DataFrame:
-    """What each method's training changed beside emotion, on the items kept for reporting; mixtures: of `generality.mixtures`."""
+def generality(mixtures: dict[str, Facts], whole: Facts | None = None) -> pd.DataFrame:
+    """What each method's training changed beside emotion, on the items kept for reporting; mixtures: of `generality.mixtures`.
+
+    whole: of `generality.at_own_size`, a row of its own.
+    """
     first = metrics.known(next(iter(mixtures.values())))
     rows = [["pretrained, %", *(percent(v[0, 1::2].mean()) for v in first.values()), None]]
+    if whole:
+        known = metrics.known(whole)
+        gaps = [signed(metrics.change(v[0, 1::2], known[name][0, 1::2])) for name, v in first.items()]
+        mean = np.mean([(known[name][0] - v[0])[1::2].mean() for name, v in first.items()])
+        rows.append([f"pretrained, at {whole.notes['size']} pixels, change", *gaps, f"{100 * mean:+.1f}"])
     for method, found in mixtures.items():
         cells = [signed(metrics.change(v[0, 1::2], v[-1, 1::2])) for v in metrics.known(found).values()]
         rows.append([f"{WAYS[method]}, change", *cells, f"{100 * metrics.kept(found, 1)[-1]:+.1f}"])

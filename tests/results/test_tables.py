@@ -74,6 +74,10 @@ def test_generality_and_other_texts_carry_the_changes(mixtures):
     assert (
         frame.iloc[1, 0] == "full fine-tuning, change" and frame.iloc[1, 1].startswith("-50.0 (") and frame.iloc[1, 2] == "-50.0"
     )
+    ranks = np.where(np.arange(100) % 4 == 1, 99, 0)
+    whole = Facts("f", "made", {"size": 224}, {"ranks": np.tile(ranks, (1, 2, 1))})
+    assert tables.generality({"full": mixtures}, whole).iloc[1, :2].tolist()[0] == "pretrained, at 224 pixels, change"
+    assert tables.generality({"full": mixtures}, whole).iloc[1, 1].startswith("-50.0 (")
     answers = {"labels": np.array([0, 1, 1, 1]), "zero-shot": np.array([0, 1, 1, 0]), "tuned": np.array([0, 0, 0, 1])}
     frame = tables.other_texts(Facts("f", "made", {}, answers))
     assert frame["system"].tolist() == ["largest class", "zero-shot", "tuned"]
