@@ -53,7 +53,8 @@ def parser() -> argparse.ArgumentParser:
         help="share of the rows whose picture and text are supposed to disagree, default: the model's",
     )
     add = command(tune, "train one method only, e.g. on several GPUs: accelerate launch -m emolib tune", COMPUTED, default="full")
-    add("method", choices=WAYS, help="tuned: the image encoder to the end, once notebook 4 has chosen its rate")
+    add("method", choices=WAYS, help="tuned: the image encoder to the end, its rate searched first")
+    add("--out", type=Path, help="folder of the run, default: runs/PROFILE")
     command(table, "print the results table (Markdown) from the records", PROFILES, default="published")
     command(publish, "re-execute the committed notebooks, rewrite figures, README.md and RESULTS.md", COMPUTED)
     return whole
@@ -89,7 +90,7 @@ def run(chosen: argparse.Namespace) -> int:
         raise SystemExit(f"emolib: profile {profile.name} computes nothing; with -p name --profile {', '.join(COMPUTED)}")
     out = prepare((chosen.out or profiles.out_folder(profile)).resolve(), profile)
     if not (profile.data.generated or profile.replays):
-        check(profile)
+        check(profile, any(path.name >= "03" for path in paths))
     # The sample is always computed live; a longer run goes on from the steps that it has finished.
     if chosen.fresh or profile.data.generated:
         records.remove(out / "records", [path.stem for path in paths])
@@ -157,12 +158,15 @@ def data(chosen: argparse.Namespace) -> int:
     return int(bool(gaps))
 
 
-def check(profile: Profile) -> None:
-    """Say before the first notebook where the data come from; SystemExit where the dual encoder is not at hand."""
+def check(profile: Profile, encodes: bool) -> None:
+    """Say before the first notebook where the data come from; SystemExit where a dual encoder is needed and not at hand."""
     from emolib.data import sets
+
+    print("\n".join(sets.plan(profile)), flush=True)
+    if not encodes:
+        return
     from emolib.models import encoder
 
-    print("\n".join(sets.plan()), flush=True)
     try:
         print(f"dual encoder: {'@'.join(filter(None, encoder.locate(profile.clip)))}", flush=True)
     except encoder.MissingModel as error:
@@ -197,13 +201,15 @@ def tune(chosen: argparse.Namespace) -> None:
     from emolib.results.records import Run
 
     profile, method = profiles.get(chosen.profile), chosen.method
-    run, config, asked = Run("04_clip_fine_tuning", profile), getattr(profile, method, profile.faces), None
+    prepare((chosen.out or profiles.out_folder(profile)).resolve(), profile)
+    run, data, config = Run("04_clip_fine_tuning", profile), sets.faces(profile), getattr(profile, method, profile.faces)
+    loaded, work, asked = encoder.load(profile.clip, profile.precision), profile.work(f"faces/clip-{method}"), None
     if method == "tuned":
-        method, config = "lpft", config.at(run.load("faces/clip-search").notes["rate"])
+        method, search = "lpft", (tuning.search, loaded, data, "lpft", config, None, profile.search)
+        config = config.at(run.step("faces/clip-search", *search).notes["rate"])
     else:
         asked = prompts.FACES[run.load("faces/clip-zero-shot").notes["prompts"]]
-    loaded, work = encoder.load(profile.clip, profile.precision), profile.work(f"faces/clip-{chosen.method}")
-    tuning.tune(loaded, sets.faces(profile), method, config, asked, work=work)
+    tuning.tune(loaded, data, method, config, asked, work=work)
 
 
 def table(chosen: argparse.Namespace) -> None:

@@ -161,7 +161,7 @@ def predict(profile: profiles.Profile, count: int) -> None:
     print(f"{loaded.name}, {count:,} rows: predict {table:,.0f} rows/s, the encoder alone {bare:,.0f}: {table / bare:.0%}")
 
 
-def work(profile: profiles.Profile, count: int) -> None:
+def work() -> None:
     """The arithmetic of `full` by step, counted by torch on ViT-B/32's shape, and what it takes at assumed rates."""
     from transformers import CLIPConfig, CLIPModel
 
@@ -210,9 +210,9 @@ def counted(action) -> float:
 
 
 def main() -> None:
-    parts = {"encode": encode, "tune": tune, "predict": predict, "work": work}
+    parts = {"encode": encode, "tune": tune, "predict": predict}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=[*parts])
+    parser.add_argument("--only", choices=[*parts, "work"])
     parser.add_argument("--profile", default="sample", choices=[p for p in profiles.PROFILES if p != "published"])
     parser.add_argument("--precision", default="auto", help="float32, bfloat16, auto (16 bits where that is fast)")
     parser.add_argument("--faces", type=int, default=2000)
@@ -220,7 +220,7 @@ def main() -> None:
     profile = dataclasses.replace(profiles.get(chosen.profile), precision=chosen.precision)
     print(f"torch {torch.__version__}, {platform.machine()}, {encoder.device()}, {training.half(chosen.precision) or 'float32'}")
     for name in [chosen.only] if chosen.only else parts:
-        parts[name](profile, chosen.faces)
+        work() if name == "work" else parts[name](profile, chosen.faces)
 
 
 if __name__ == "__main__":

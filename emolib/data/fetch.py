@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emolib.data import hub
-from emolib.data.dataset import MissingData
 
 GITHUB = "https://github.com"
 
@@ -26,24 +25,32 @@ class Fetched:
 
 
 def download(url: str, md5: str, folder: Path) -> None:
-    """One file with a known checksum; OSError or RuntimeError where it cannot be had or is another one."""
+    """One file with a known checksum; ConnectionError or another OSError where it cannot be had or is another one."""
     from torchvision.datasets.utils import download_url
 
-    hub.patiently(lambda: download_url(url, folder, md5=md5), url)
+    def ask():
+        try:
+            download_url(url, folder, md5=md5)
+        except RuntimeError as error:  # its word for a file that was cut, or is another one
+            raise ConnectionError(f"what {url} gave has not the MD5 {md5}") from error
+
+    hub.patiently(ask, url)
 
 
 def clone(url: str, commit: str, folder: Path) -> None:
     """The files of one commit of a git repository, whose name vouches for every byte; a folder of other origin is left."""
+    ours = folder / ".git" / "emolib"  # a mark: whoever has a clone of their own keeps it as it is
     if shutil.which("git") is None:
         raise OSError(f"git is not installed; install it, or put the files of {url} into {folder}")
     folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()) and not (folder / ".git").exists():
+    if any(folder.iterdir()) and (not ours.exists() or ours.read_text() == "whole"):
         return
     (folder / ".git" / "index.lock").unlink(missing_ok=True)  # of a clone that was killed
     for command in (["init"], ["fetch", "--depth=1", url, commit], ["checkout", "--force", "FETCH_HEAD"]):
         done = subprocess.run(["git", "-C", str(folder), *command, "--quiet"], capture_output=True, text=True, check=False)
         if done.returncode:
             raise OSError(f"git {command[0]} {url}: {done.stderr.strip()[:200]}")
+        ours.write_text("whole" if command[0] == "checkout" else "begun")
 
 
 def flickr8k(folder: Path) -> None:
@@ -79,6 +86,6 @@ def fetch(folder: Path) -> list[str]:
         print(f"{wanted.name}: {wanted.megabytes:,} MB at most, into {folder / wanted.folder}; terms: {wanted.terms}", flush=True)
         try:
             wanted.get(folder / wanted.folder)
-        except (OSError, RuntimeError, MissingData) as error:
+        except OSError as error:
             gaps.append(f"{wanted.name} cannot be had ({hub.reasons(error)}); run the same command again")
     return gaps

@@ -64,17 +64,17 @@ def chain(error: BaseException) -> list[BaseException]:
 
 def status(error: BaseException) -> int | None:
     """The HTTP status with which the Hub refused, if it did."""
-    codes = [getattr(getattr(one, "response", None), "status_code", None) for one in chain(error)]
-    return next((code for code in codes if code), None)
+    codes = [getattr(getattr(one, "response", None), "status_code", getattr(one, "code", None)) for one in chain(error)]
+    return next((code for code in codes if isinstance(code, int)), None)
 
 
 def stumbled(error: BaseException) -> bool:
     """Whether another attempt may succeed: the connection failed, or the Hub was busy."""
-    if os.environ.get("HF_HUB_OFFLINE") or os.environ.get("HF_DATASETS_OFFLINE"):
+    if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on"):
         return False
     if code := status(error):
         return code == 429 or code >= 500
-    words = ("Connect", "Timeout", "Protocol", "IncompleteRead", "ReadError", "LocalEntryNotFound", "Consistency")
+    words = ("Connect", "Timeout", "Protocol", "IncompleteRead", "ReadError", "LocalEntryNotFound", "Consistency", "gaierror")
     return any(word in kind.__name__ for one in chain(error) for kind in type(one).__mro__ for word in words)
 
 
@@ -92,5 +92,5 @@ def mend(error: BaseException) -> str:
     if "RevisionNotFoundError" in names:
         return "There is no such revision: look for another one among the commits on its page of the Hub"
     if code in (401, 404) or "DatasetNotFoundError" in names:
-        return "There is no such repository, or it asks for an account (then set HF_TOKEN): look for it on the Hub"
+        return "There is no such repository or file, or it asks for an account (then set HF_TOKEN): look for it on the Hub"
     return "With a network, try again; without one, give the folder of a copy"

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from emolib import store
 from emolib.data import audit, hub, readers
-from emolib.data.dataset import DataError, Dataset, column, refuse
+from emolib.data.dataset import DataError, Dataset, MissingData, column, refuse
 from emolib.data.files import csv_rows, is_utf8, read_file, text_lines
 from emolib.data.labels import FACE_CLASSES, FERPLUS_COLUMNS, MSED_CLASSES, SHARED_CLASSES, SPLITS
 from emolib.data.pictures import SIDE, grey_pixels
@@ -165,9 +165,13 @@ def one_emotion(rows: Iterable[tuple[str, str, set[str]]]) -> Dataset:
 def read_flickr8k(folder: str | Path) -> Dataset:
     """The test pictures of Flickr8k (Hodosh et al. 2013) with their first caption; extras["captions"] (N, 5) are all.
 
-    folder: the two zip files of `FLICKR`, which are not unpacked. All rows are "test", of the class "pair".
+    folder: the two zip files of `FLICKR`, which are not unpacked. All rows are "test", of the class "pair". Raises MissingData
+    where one is not there, or cut.
     """
-    words, pictures = (zipfile.ZipFile(Path(folder) / name) for name in FLICKR)
+    try:
+        words, pictures = (zipfile.ZipFile(Path(folder) / name) for name in FLICKR)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise MissingData(str(error)) from error
     with words, pictures:
         said: dict[str, list[str]] = {}
         for line in words.read("Flickr8k.token.txt").decode().splitlines():

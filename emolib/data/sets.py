@@ -69,10 +69,14 @@ def at_hand(name: str) -> bool:
     return any(any((data_folder() / folder).glob(pattern)) for pattern in patterns)
 
 
-def plan() -> list[str]:
+def plan(profile: Profile) -> list[str]:
     """Where each real set will come from, a line each: a folder, the Hub, or nowhere."""
     lines = []
     for name, (folder, _, source) in PLACES.items():
+        if profile.name != "full":  # which alone takes the copy of FER-2013 that merges two test sets, and Flickr8k
+            source = "" if name == "FER-2013" else source
+            if name == "Flickr8k":
+                continue
         where = f"from the Hub, {source}" if source else f"not at hand, what needs it is left out (to get it: {FETCH})"
         lines.append(f"{name}: {data_folder() / folder if at_hand(name) else where}")
     return lines
@@ -171,20 +175,30 @@ def msed() -> Dataset:
 def captioned(profile: Profile) -> Dataset:
     """Pictures with captions to measure retrieval on, none of them trained on; all rows are "test", of the class "pair".
 
-    `full`: Flickr8k's test pictures. Else, and without them, MSED's test set, or as many of it as the profile says (the first
-    of a fixed shuffle); in `sample` drawn people with extras["tags"] (N, 3) int: glasses, beard, long hair. Raises MissingData.
+    `full`: Flickr8k's test pictures. Else MSED's test set, or as many of it as the profile says (the first of a fixed
+    shuffle); in `sample` drawn people with extras["tags"] (N, 3) int: glasses, beard, long hair. Raises MissingData.
     """
     count, classes = profile.generality.pairs, ("pair",)
     if profile.data.generated:
         return read_drawn("captioned", classes, "drawn people with captions").select(slice(count))
-    if profile.name == "full" and at_hand("Flickr8k"):
-        return official.read_flickr8k(data_folder() / "flickr8k")
+    if profile.name == "full":
+        return flickr8k(profile)
     test = msed().part("test")
     test = test.select(np.random.default_rng(0).permutation(len(test))[:count])
     texts, n = test.extras["caption"], len(test)
     if len(empty := np.flatnonzero([not text.strip() for text in texts])):
         raise DataError(f"MSED, test: the caption of item {test.ids[empty[0]]} is empty, wanted a sentence")
     return Dataset(np.arange(n), np.zeros(n, int), np.full(n, "test"), classes, f"MSED test, {n} pairs", test.images, texts)
+
+
+@once
+def flickr8k(profile: Profile) -> Dataset:
+    """Flickr8k's test pictures with five captions each, see `official.read_flickr8k`. Raises MissingData."""
+    folder = data_folder() / "flickr8k"
+    try:
+        return official.read_flickr8k(folder)
+    except MissingData as error:
+        raise missing("Flickr8k", " and ".join(official.FLICKR), folder, f"{error}. Get it: {FETCH}") from error
 
 
 @once

@@ -63,8 +63,8 @@ def load(clip: Clip, precision: str = "auto") -> Encoder:
         if fault := find_fault(model, info, Path(source)):
             raise ValueError(fault)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        mend = f"{hub.mend(error)}: EMOLIB_CLIP=FOLDER"
-        raise MissingModel(f"{source} cannot be loaded ({hub.reasons(error)}). Wanted: {WANTED}. {mend}") from error
+        said = f"{source} cannot be loaded ({hub.reasons(error)}). Wanted: {WANTED}. {hub.mend(error)}"
+        raise MissingModel(f"{said}. Another one is named so: EMOLIB_CLIP=FOLDER") from error
     if not all(hasattr(model, name) for name in ("get_image_features", "get_text_features", "logit_scale")):
         raise MissingModel(f"{source} is a {type(model).__name__}, wanted a dual encoder of images and texts (CLIPModel, ...)")
     name = Path(source).name if Path(source).is_dir() else source

@@ -166,10 +166,10 @@ def generality(mixtures: dict[str, Facts], whole: Facts | None = None) -> pd.Dat
     return pd.DataFrame(rows, columns=["points (95 % interval), one seed", *names, "generality: mean change"], dtype=object)
 
 
-def checks(found: Facts) -> pd.DataFrame:
-    """What OpenAI's CLIP reached here beside what others measured of it; found: of `checks.measure`."""
+def checks(found: Iterable[Facts]) -> pd.DataFrame:
+    """What OpenAI's CLIP reached here beside what others measured of it; found: of `checks.accuracy` and `checks.recall`."""
     rows = []
-    for name, (share, n) in found.notes["measured"].items():
+    for name, (share, n) in (pair for some in found for pair in some.notes["measured"].items()):
         wanted, gap = published.CHECKS[name], 100 * share - published.CHECKS[name]
         verdict = "agrees" if abs(gap) <= published.AGREES else "**differs: distrust this run**"
         rows.append([name, f"{wanted:.1f}", percent(share), f"{gap:+.1f}", n, verdict])

@@ -12,6 +12,7 @@ import pytest
 from emolib import profiles
 from emolib.__main__ import main
 from emolib.data import fetch, official, sets
+from emolib.data.dataset import MissingData
 from tests.hub import encoded
 
 
@@ -19,8 +20,8 @@ from tests.hub import encoded
 def site(tmp_path):
     """A web server on loopback: its folder and its address."""
     (tmp_path / "site").mkdir()
-    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path / "site")
-    handler.log_message = SimpleHTTPRequestHandler.log_message = lambda *arguments: None
+    quiet = type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda *arguments: None})
+    handler = partial(quiet, directory=tmp_path / "site")
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield tmp_path / "site", f"http://127.0.0.1:{server.server_address[1]}"
@@ -36,7 +37,7 @@ def test_a_file_is_checked_and_a_cut_one_fetched_again(site, tmp_path):
     assert target.read_bytes() == b"a,b\n1,2\n"
     (site[0] / "votes.csv").write_bytes(b"something else")
     target.unlink()
-    with pytest.raises(RuntimeError, match="corrupted"):
+    with pytest.raises(ConnectionError, match="has not the MD5"):
         fetch.download(f"{site[1]}/votes.csv", md5, target.parent)
 
 
@@ -54,13 +55,16 @@ def test_a_clone_is_of_one_commit_goes_on_and_leaves_what_is_of_other_origin(tmp
         git("add", ".")
         git("commit", "-qm", text)
     commit = git("rev-parse", "HEAD~1")
-    for _ in range(2):  # the second time files are missing, as after a kill
-        fetch.clone(f"file://{origin}", commit, target)
-        assert (target / "test.csv").read_text() == "first"
-        (target / "test.csv").unlink()
-        (target / ".git" / "index.lock").touch()
     with pytest.raises(OSError, match="git fetch"):
         fetch.clone(f"file://{origin}", "0" * 40, target)
+    (target / ".git" / "index.lock").touch()  # as after a kill
+    fetch.clone(f"file://{origin}", commit, target)
+    assert (target / "test.csv").read_text() == "first"
+    fetch.clone("file:///nowhere", commit, target)  # what is whole is not asked for again
+    subprocess.run(["git", "clone", "-q", origin, tmp_path / "data" / "own"], check=True)
+    (tmp_path / "data" / "own" / "test.csv").write_text("my own change")
+    fetch.clone(f"file://{origin}", commit, tmp_path / "data" / "own")
+    assert (tmp_path / "data" / "own" / "test.csv").read_text() == "my own change"
     other = tmp_path / "data" / "other"
     other.mkdir()
     (other / "train.parquet").touch()
@@ -90,13 +94,18 @@ def test_flickr8k_is_read_from_its_archives(tmp_path, monkeypatch):
     with zipfile.ZipFile(folder / official.FLICKR[0], "w") as words:
         words.writestr("Flickr8k.token.txt", "\n".join(f"{n}#{k}\tcaption {k} of {n} ." for n in names for k in range(5)))
         words.writestr("Flickr_8k.testImages.txt", "\n".join(names[:0:-1]) + "\n")
-    picture = encoded(sets.demo_faces()["happy"])
+    files = [encoded(face) for face in list(sets.demo_faces().values())[:3]]
     with zipfile.ZipFile(folder / official.FLICKR[1], "w") as pictures:
-        for name in names:
-            pictures.writestr(f"Flicker8k_Dataset/{name}", picture)
+        for name, file in zip(names, files, strict=True):
+            pictures.writestr(f"Flicker8k_Dataset/{name}", file)
     monkeypatch.setenv("EMOLIB_DATA", str(tmp_path))
     data = sets.captioned(profiles.get("full"))
-    assert data.texts.tolist() == ["caption 0 of 2_ab.jpg .", "caption 0 of 1_ab.jpg ."] and data.images[0] == picture
+    assert data.texts.tolist() == ["caption 0 of 2_ab.jpg .", "caption 0 of 1_ab.jpg ."] and data.images.tolist() == files[:0:-1]
     assert data.extras["captions"].shape == (2, 5) and "Flickr8k test, 2 pairs" in data.source
-    assert any(line.startswith(f"Flickr8k: {folder}") for line in sets.plan())
-    assert any("MSED: not at hand" in line and "python -m emolib data" in line for line in sets.plan())
+    lines = {name: sets.plan(profiles.get(name)) for name in ("full", "mini")}
+    assert any(line.startswith(f"Flickr8k: {folder}") for line in lines["full"]) and not any("Flickr" in x for x in lines["mini"])
+    assert any("MSED: not at hand" in line and "python -m emolib data" in line for line in lines["mini"])
+    assert "from the Hub" in lines["full"][0] and "not at hand" in lines["mini"][0]
+    (folder / official.FLICKR[1]).write_bytes(b"cut")
+    with pytest.raises(MissingData, match=r"Flickr8k is not at hand.*not a zip file.*python -m emolib data"):
+        sets.flickr8k.__wrapped__(profiles.get("full"))

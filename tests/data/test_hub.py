@@ -43,7 +43,7 @@ def test_every_set_of_full_comes_from_the_hub_though_each_third_request_fails(tm
     ("source", "says"),
     [
         ("dair-ai/emotion:split@0000000", "no such revision"),
-        ("dair-ai/nothing@0000000", "no such repository"),
+        ("dair-ai/nothing@0000000", "no such repository or file"),
     ],
 )
 def test_a_refusal_is_final_and_says_what_to_do(source, says, tmp_path):
