@@ -168,9 +168,13 @@ def check(profile: Profile, encodes: bool) -> None:
     from emolib.models import encoder
 
     try:
-        print(f"dual encoder: {'@'.join(filter(None, encoder.locate(profile.clip)))}", flush=True)
+        source, revision = encoder.locate(profile.clip)
     except encoder.MissingModel as error:
         raise SystemExit(f"emolib: {error}") from error
+    print(f"dual encoder: {source}{f'@{revision}' if revision else ''}", flush=True)
+    if profile.clip.image_size and Path(source).name != Path(profile.clip.source).name:
+        own = f"pictures of {profile.clip.image_size} pixels and rates for {profile.clip.source}"
+        print(f"note: profile {profile.name} has {own}; for another encoder --profile full may serve better", file=sys.stderr)
 
 
 def predict(chosen: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ import nbformat
 import pytest
 
 from emolib import __main__ as cli
-from emolib.profiles import ROOT
+from emolib.profiles import ROOT, get
 
 
 def emolib(*arguments):
@@ -60,3 +60,18 @@ def test_a_failing_cell_is_named_and_the_notebook_kept(tmp_path, monkeypatch, ca
     kept = nbformat.read(tmp_path / "out" / "01_broken.ipynb", as_version=4)
     outputs = [o for c in kept.cells if c.cell_type == "code" for o in c.outputs]
     assert any(o.get("text") == "so far sample\n" for o in outputs) and not any(o.get("text") == "never\n" for o in outputs)
+
+
+def test_a_run_says_beforehand_where_data_and_encoder_come_from(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("EMOLIB_DATA", str(tmp_path))
+    monkeypatch.delenv("EMOLIB_CLIP", raising=False)
+    cli.check(get("mini"), encodes=False)  # notebooks 1 and 2 need none
+    with pytest.raises(SystemExit, match="clip-mini is not at hand"):
+        cli.check(get("mini"), encodes=True)
+    (tmp_path / "clip-other").mkdir()
+    monkeypatch.setenv("EMOLIB_CLIP", str(tmp_path / "clip-other"))
+    capsys.readouterr()
+    cli.check(get("mini"), encodes=True)
+    said = capsys.readouterr()
+    assert "FER-2013: not at hand" in said.out and f"dual encoder: {tmp_path / 'clip-other'}" in said.out
+    assert "pictures of 160 pixels and rates for clip-mini" in said.err
