@@ -90,11 +90,12 @@ def mixtures(
 
 
 def at_own_size(
-    captioned: Dataset, tasks: dict[str, tuple[Dataset, Prompts]], clip: Clip, *, work: Work = Work()
+    used: Encoder, captioned: Dataset, tasks: dict[str, tuple[Dataset, Prompts]], clip: Clip, *, work: Work = Work()
 ) -> Facts:  # fmt: skip
     """The pretrained encoder at its checkpoint's own picture size: what a smaller one costs, beside what tuning costs.
 
-    notes: "size". arrays as of `mixtures`, A = 1, without the emotion.
+    used: the encoder of `clip`, so that the record knows whose they are. notes: "size". arrays as of `mixtures`, A = 1, without
+    the emotion.
     """
     encoder = load(replace(clip, image_size=None), work.precision)
     found = {"ranks": ranks(encoder.encode_images(captioned.images), encoder.encode_texts(captioned.texts)).astype(np.int16)}

@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from matplotlib.patheffects import withStroke
@@ -29,15 +30,15 @@ LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")  # Okabe-Ito, as
 
 
 def numbers(fig: Figure) -> str:
-    """What a figure shows, as one line: how many curves, bars, pictures and clouds, and a checksum of their numbers and words.
+    """What a figure shows, as one line: how many curves, bars, pictures, heat maps and other marks; a checksum of all.
 
     It is a figure's text in a notebook, so that whatever compares the text of outputs (nbval) also guards pictures, whose
     pixels differ with a machine's fonts. Places of words, which follow the fonts, do not count.
     """
     values, words, count = [], [text.get_text() for text in fig.texts], Counter()
     for ax in fig.findobj(Axes):
-        for kind, artists in (("curves", ax.lines), ("bars", ax.patches), ("pictures", ax.images), ("clouds", ax.collections)):
-            count[kind] += len(artists)
+        count.update(curves=len(ax.lines), bars=len(ax.patches), pictures=len(ax.images))
+        count.update("heat maps" if isinstance(some, QuadMesh) else "sets of marks" for some in ax.collections)
         values += [np.asarray(line.get_xydata(), float) for line in ax.lines]
         values += [[p.get_x(), p.get_y(), p.get_width(), p.get_height()] for p in ax.patches if isinstance(p, Rectangle)]
         values += [

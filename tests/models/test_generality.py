@@ -59,7 +59,7 @@ def test_mixtures_begin_with_the_pretrained_encoder(encoder, sample_faces, work)
         assert np.array_equal(arrays["ranks"][i], ranks) and np.median(ranks) < len(known) / (8 if i == 0 else 1)
     assert arrays["right.glasses"][0].mean() > 0.8 and arrays["right.beard"][0].mean() > 0.75
     assert not np.array_equal(arrays["ranks"][0], arrays["ranks"][1])
-    whole = generality.at_own_size(known, tasks, SAMPLE.clip, work=work)
+    whole = generality.at_own_size(encoder, known, tasks, SAMPLE.clip, work=work)
     assert whole.notes == {"size": encoder.size} and "right.emotion" not in whole.arrays
     assert all(np.array_equal(values[0], arrays[name][0]) for name, values in whole.arrays.items())
 
