@@ -65,8 +65,10 @@ def load(clip: Clip, precision: str = "auto") -> Encoder:
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         said = f"{source} cannot be loaded ({hub.reasons(error)}). Wanted: {WANTED}. {hub.mend(error)}"
         raise MissingModel(f"{said}. Another one is named so: EMOLIB_CLIP=FOLDER") from error
-    if not all(hasattr(model, name) for name in ("get_image_features", "get_text_features", "logit_scale")):
-        raise MissingModel(f"{source} is a {type(model).__name__}, wanted a dual encoder of images and texts (CLIPModel, ...)")
+    sized = hasattr(getattr(model.config, "vision_config", None), "image_size")  # SigLIP 2's NaFlex takes any number of patches
+    if not sized or not all(hasattr(model, name) for name in ("get_image_features", "get_text_features", "logit_scale")):
+        kind = "wanted a dual encoder of texts and of images of one size (CLIPModel, SiglipModel, ...)"
+        raise MissingModel(f"{source} is a {type(model).__name__}, {kind}")
     name = Path(source).name if Path(source).is_dir() else source
     return Encoder(model, *parts, name=name, image_size=clip.image_size, batch_size=clip.batch_size, precision=precision)
 

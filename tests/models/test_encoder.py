@@ -93,6 +93,41 @@ def test_vectors_equal_those_of_transformers(kind, checkpoints, sample_faces):
         assert np.allclose(np.linalg.norm(ours, axis=1), 1, atol=1e-6)
 
 
+TINY = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2}
+VISION = TINY | {"image_size": 48, "patch_size": 16}
+
+
+@pytest.mark.parametrize("kind", ["MetaClip2", "ChineseCLIP", "AltCLIP", "Blip"])
+def test_other_dual_encoders_of_transformers_serve_as_well(kind, checkpoints, sample_faces, tmp_path):
+    parts = {
+        "text_config": TINY | {"vocab_size": 600, "max_position_embeddings": 64},
+        "vision_config": VISION,
+        "projection_dim": 16,
+    }
+    parts["text_config"] |= {"project_dim": 16} if kind == "AltCLIP" else {}
+    config = getattr(transformers, f"{kind}Config")(**parts)
+    shutil.copytree(checkpoints / "clip", tmp_path / kind)
+    getattr(transformers, f"{kind}Model")(config).save_pretrained(tmp_path / kind)
+    encoder = load(clip(tmp_path / kind, image_size=64), "float32")
+    vectors = encoder.encode_images(sample_faces.images[:3], cache=False), encoder.encode_texts(["a", "i feel"], cache=False)
+    assert [v.shape for v in vectors] == [(3, 16), (2, 16)] and encoder.facts["class"] == f"{kind}Model"
+    # What is fine-tuned of an encoder is found by these names.
+    assert all(any(name.startswith(part) for name in encoder.weights) for some in module.PARTS.values() for part in some[:1])
+
+
+@pytest.mark.parametrize("kind", ["Siglip2", "Flava"])
+def test_what_takes_no_pictures_of_one_size_is_refused(kind, checkpoints, tmp_path):
+    text = TINY | {"vocab_size": 600, "max_position_embeddings": 64}
+    vision = TINY | {"patch_size": 16} | ({"num_patches": 9} if kind == "Siglip2" else {"image_size": 48})
+    parts = {"text_config": text} | ({"vision_config": vision} if kind == "Siglip2" else {"image_config": vision})
+    shutil.copytree(checkpoints / "clip", tmp_path / kind)
+    if kind == "Flava":
+        parts |= {"multimodal_config": TINY, "image_codebook_config": {"num_groups": 1, "hidden_size": 8, "vocab_size": 8}}
+    getattr(transformers, f"{kind}Model")(getattr(transformers, f"{kind}Config")(**parts)).save_pretrained(tmp_path / kind)
+    with pytest.raises(MissingModel, match=f"is a {kind}Model, wanted a dual encoder of texts and of images of one size"):
+        load(clip(tmp_path / kind), "float32")
+
+
 def test_other_sizes_interpolate_the_position_embeddings(checkpoints, sample_faces):
     faces = sample_faces.images[:4]
     native, larger = (load(clip(checkpoints / "clip", image_size=s), "float32") for s in (None, 64))
