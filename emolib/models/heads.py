@@ -149,11 +149,10 @@ def own_strength(vectors: np.ndarray, labels: np.ndarray, classes: int, folds: i
     return min(loss, key=loss.get)
 
 
-def picture_sizes(used: Encoder, data: Dataset, clip: Clip, config: Frozen, *, work: Work = Work()) -> Facts:
+def picture_sizes(data: Dataset, clip: Clip, config: Frozen, *, work: Work = Work()) -> Facts:
     """What the picture size costs and brings: a probe on frozen features at each size, validation accuracy and speed.
 
-    used: the encoder of `clip`, so that the record knows whose sizes these are. Speed is in images a second of the GPU, else
-    of processor time, which other work on the machine disturbs less.
+    Speed is in images a second of the GPU, else of processor time, which other work on the machine disturbs less.
     """
     rng, found = np.random.default_rng(0), []
     rows = [rng.permutation(np.flatnonzero(data.split == s))[: config.size_rows] for s in SPLITS[:2]]

@@ -122,6 +122,6 @@ def test_few_items_choose_their_own_strength():
 
 def test_sizes_are_compared_on_training_and_validation_only(sample_faces):
     config = replace(SAMPLE.frozen, sizes=(32, 48), size_rows=40)
-    found = heads.picture_sizes(load(SAMPLE.clip, "float64"), sample_faces, SAMPLE.clip, config, work=Work("float64"))
+    found = heads.picture_sizes(sample_faces, SAMPLE.clip, config, work=Work("float64"))
     assert [row["size"] for row in found.notes["sizes"]] == [32, 48] and found.notes["rows"] == found.notes["n"] == 40
     assert all(0 <= row["accuracy"] <= 1 and row["images_per_second"] > 0 for row in found.notes["sizes"])
