@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from emolib import profiles
-from emolib.data.labels import WAYS
+from emolib.data.labels import METHODS
 from emolib.profiles import PROFILES, ROOT, Profile
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
         help="share of the rows whose picture and text are supposed to disagree, default: the model's",
     )
     add = command(tune, "train one method only, e.g. on several GPUs: accelerate launch -m emolib tune", COMPUTED, default="full")
-    add("method", choices=WAYS, help="tuned: the image encoder to the end, its rate searched first")
+    add("method", choices=[*METHODS, "tuned"], help="tuned: the image encoder to the end, its rate searched first")
     add("--out", type=Path, help="folder of the run, default: runs/PROFILE")
     command(table, "print the results table (Markdown) from the records", PROFILES, default="published")
     command(publish, "re-execute the committed notebooks, rewrite figures, README.md and RESULTS.md", COMPUTED)

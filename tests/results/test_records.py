@@ -16,7 +16,7 @@ import pytest
 
 from emolib import profiles, store
 from emolib.data.dataset import Dataset
-from emolib.data.labels import WAYS
+from emolib.data.labels import METHODS, WAYS
 from emolib.models import fusion
 from emolib.profiles import PROFILES, ROOT, Fit, Work
 from emolib.results import records
@@ -212,7 +212,7 @@ def test_dual_encoders_of_a_profile_are_one(profile):
 
 # What stands in the braces of a step's name; in other braces any word.
 BRACES = {
-    "kind": f"(?:faces|texts|pairs|tuned|image-tuned|text-tuned|{'|'.join(fusion.KINDS)})", "method": f"(?:{'|'.join(WAYS)})",
+    "kind": f"(?:faces|texts|pairs|tuned|image-tuned|text-tuned|{'|'.join(fusion.KINDS)})", "method": f"(?:{'|'.join(METHODS | WAYS)})",
 }  # fmt: skip
 NAME = re.compile(r'f?"((?:faces|texts|pairs|genuine|genuine-masked|generality|own|{\w+})/[\w{}-]+)"')
 
