@@ -212,7 +212,8 @@ def test_dual_encoders_of_a_profile_are_one(profile):
 
 # What stands in the braces of a step's name; in other braces any word.
 BRACES = {
-    "kind": f"(?:faces|texts|pairs|tuned|image-tuned|text-tuned|{'|'.join(fusion.KINDS)})", "method": f"(?:{'|'.join(METHODS | WAYS)})",
+    "kind": f"(?:faces|texts|pairs|tuned|image-tuned|text-tuned|{'|'.join(fusion.KINDS)})",
+    "method": f"(?:{'|'.join(METHODS | WAYS)})",
 }  # fmt: skip
 NAME = re.compile(r'f?"((?:faces|texts|pairs|genuine|genuine-masked|generality|own|{\w+})/[\w{}-]+)"')
 
