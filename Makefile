@@ -40,7 +40,8 @@ BENCH ?= sample
 bench: setup ## measure encoding, fine-tuning and predict, all in one run (BENCH=mini or full for other encoders)
 	$(BIN)/python tests/bench.py --profile $(BENCH)
 
-full: setup ## record the study on one GPU with what can be downloaded (not run yet); then: make publish PROFILE=full
+full: setup ## record the study with OpenAI's CLIP on one GPU (not run yet); then: make publish PROFILE=full
+	-$(BIN)/python -m emolib data
 	$(BIN)/python -m emolib run --profile full --record
 
 sample: setup ## make the embedded sample anew (not its encoder: data/sample/pretrain.py)
