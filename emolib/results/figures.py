@@ -206,7 +206,9 @@ def k_shot(kinds: dict[str, tuple[Facts, float, float]], title: str | None = Non
             ax.axhline(100 * value, color=colour, ls="--")
             above = value >= other  # the two may lie close together
             where = {"xytext": (0, 3 if above else -3), "va": "bottom" if above else "top"}
-            ax.annotate(f"{words} {100 * value:.1f}", (k[0], 100 * value), textcoords="offset points", color=colour, **where)
+            halo = {"path_effects": [withStroke(linewidth=3, foreground="white")], "zorder": 5}  # the curve may run below it
+            place = (k[0], 100 * value)
+            ax.annotate(f"{words} {100 * value:.1f}", place, textcoords="offset points", color=colour, **where, **halo)
         enough = [r["k"] for r in rows if min(r["test"]) > zero]
         first = f"every draw beats words from {enough[0]}" if enough else "no number beats words in every draw"
         ax.set(xscale="log", xlabel="labelled items per class", ylabel="test accuracy (%)", title=f"{name}: {first}")
