@@ -175,6 +175,20 @@ def every_test(genuine: Records, masked: Records, matched: Records) -> pd.DataFr
     return judge(frames | {f"{modality} missing": missing(matched, modality) for modality in MODALITIES})
 
 
+def nearest(judged: pd.DataFrame) -> str:
+    """The way that lies most above its product, or least below it, in words; judged: rows of `judge`."""
+    f = judged.loc[judged["points"].idxmax()]
+    points = signed((f["points"], (f["points_low"], f["points_high"])))
+    return f"{f['system']} on {f['pairs']} pairs, {points} points, p = {p_value(f['p'])}"
+
+
+def at_edge(searched: dict[str, Facts]) -> str:
+    """Of which searches the chosen rate is the lowest or highest of those tried, in words; searched: of `tuning.search`."""
+    tried = {name: [one["rate"] for one in found.notes["tried"]] for name, found in searched.items()}
+    edges = [name for name, found in searched.items() if found.notes["rate"] in (min(tried[name]), max(tried[name]))]
+    return f" (learning rates at the edge of those tried: {', '.join(edges)})" if edges else ""
+
+
 def readable(judged: pd.DataFrame) -> pd.DataFrame:
     """Rows of `judge` as a table for readers."""
     rows = []

@@ -203,6 +203,9 @@ def test_the_trade_off_obeys_its_limit_and_is_chosen_on_one_half(mixtures):
     mixed.arrays["right.task"] = mixed.arrays["right.emotion"][::-1]
     assert set(metrics.known(mixed)) == {"retrieval", "task"}
     assert metrics.kept(mixed, 0)[0] == 0 and np.mean([metrics.kept(mixed, h)[2] for h in (0, 1)]) == pytest.approx(-0.4)
+    value, (low, high) = metrics.kept_at(mixed, 2)
+    assert value == pytest.approx(metrics.kept(mixed, 1)[2]) and low < value < high and high - value == pytest.approx(value - low)
+    assert metrics.kept_at(mixed, 0) == (0, (0, 0))
     assert metrics.trade_off({"a": mixed}, allowed=1.0) == ("a", 1.0)
     assert metrics.trade_off({"a": mixed}, allowed=0.01) == ("a", 0.0)
     seen = metrics.trade_off({"a": mixed}, allowed=0.2)
