@@ -75,6 +75,8 @@ def stumbled(error: BaseException) -> bool:
     if code := status(error):
         return code == 429 or code >= 500
     words = ("Connect", "Timeout", "Protocol", "IncompleteRead", "ReadError", "LocalEntryNotFound", "Consistency", "gaierror")
+    if "Couldn't find cache" in str(error):  # what `datasets` says where the Hub was busy and it looked at home
+        return True
     return any(word in kind.__name__ for one in chain(error) for kind in type(one).__mro__ for word in words)
 
 
