@@ -25,11 +25,16 @@ def atomic(path: Path):
     os.close(handle)
     try:
         yield Path(name)
-        with suppress(OSError):  # a mounted drive may know no permissions
-            Path(name).chmod(0o644)
+        open_to_all(Path(name))
         Path(name).replace(path)
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+def open_to_all(path: Path) -> None:
+    """Let everybody read a file, where its drive knows of permissions."""
+    with suppress(OSError):
+        path.chmod(0o644)
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray], note: dict | None = None) -> None:

@@ -108,7 +108,7 @@ class EmotionClassifier:
         store.write_arrays(folder / "heads.safetensors", self.arrays)
         files = sorted(path for path in folder.iterdir() if path.is_file() and path.name not in (SETTINGS, CARD))
         for path in files:
-            path.chmod(0o644)  # safetensors leaves its files to their owner alone
+            store.open_to_all(path)  # safetensors leaves its files to their owner alone
         settings = self.settings | {"files": {path.name: store.file_digest(path) for path in files}}
         store.write_text(folder / SETTINGS, json.dumps(settings, indent=1) + "\n")
         store.write_text(folder / CARD, card)

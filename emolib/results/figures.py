@@ -205,10 +205,8 @@ def k_shot(kinds: dict[str, tuple[Facts, float, float]], title: str | None = Non
         for value, other, words, colour in ((zero, whole, "zero-shot", LINES[1]), (whole, zero, "probe on all items", "0.35")):
             ax.axhline(100 * value, color=colour, ls="--")
             above = value >= other  # the two may lie close together
-            where = {"xytext": (0, 3 if above else -3), "va": "bottom" if above else "top"}
-            halo = {"path_effects": [withStroke(linewidth=3, foreground="white")], "zorder": 5}  # the curve may run below it
-            place = (k[0], 100 * value)
-            ax.annotate(f"{words} {100 * value:.1f}", place, textcoords="offset points", color=colour, **where, **halo)
+            style = {"va": "bottom" if above else "top", "color": colour, "zorder": 5}  # the curve may run below it
+            label(ax, f"{words} {100 * value:.1f}", (k[0], 100 * value), (0, 3 if above else -3), **style)
         enough = [r["k"] for r in rows if min(r["test"]) > zero]
         first = f"every draw beats words from {enough[0]}" if enough else "no number beats words in every draw"
         ax.set(xscale="log", xlabel="labelled items per class", ylabel="test accuracy (%)", title=f"{name}: {first}")
@@ -262,12 +260,11 @@ def trade_off(mixtures: dict[str, Facts], chosen: tuple[str, float], probe: floa
 
 def path(ax: Axes, found: Facts, name: str, colour: str, mark: str) -> np.ndarray:
     """Draw one method's curve with the intervals of its end; returns its points, (A, 2): change of generality, accuracy, in %."""
-    right, gaps = found.arrays["right.emotion"], [(v[-1] - v[0])[1::2] for v in metrics.known(found).values()]
+    right, (_, (low, high)) = found.arrays["right.emotion"], metrics.kept_at(found, -1)
     points = 100 * np.stack([metrics.kept(found, 1), right.mean(1)], 1)
     ax.plot(*points.T, mark + "-", ms=4, color=colour, alpha=0.85)
-    wide = 196 * np.sqrt(sum(gap.var() / len(gap) for gap in gaps)) / len(gaps)
-    high = 100 * half_width(right[-1].mean(), right.shape[1])
-    ax.errorbar(*points[-1], high, wide, color=colour, alpha=0.4, capsize=2)
+    tall, wide = 100 * half_width(right[-1].mean(), right.shape[1]), 50 * (high - low)
+    ax.errorbar(*points[-1], tall, wide, color=colour, alpha=0.4, capsize=2)
     label(ax, f"{name}, α = 1", points[-1], (0, 8), ha="center", color=colour)
     return points
 

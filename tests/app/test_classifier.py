@@ -143,6 +143,15 @@ def test_a_damaged_export_is_refused(model, tmp_path, name, change, message):
         EmotionClassifier.from_pretrained(tmp_path)
 
 
+def test_a_drive_that_knows_no_permissions_takes_an_export(model, tmp_path, monkeypatch):
+    def refuse(path, mode):
+        raise PermissionError("no permissions on this drive")
+
+    monkeypatch.setattr(type(tmp_path), "chmod", refuse)
+    model.save_pretrained(tmp_path, "# a card\n")
+    assert EmotionClassifier.from_pretrained(tmp_path).classes == model.classes
+
+
 def test_a_crop_sees_every_picture_and_may_find_nothing(model, sample_faces, tmp_path):
     model.save_pretrained(tmp_path, "# a card\n")
     wide = Image.new("RGB", (90, 60))
