@@ -95,9 +95,10 @@ class Tuning:
 class Search:
     """Short trainings on validation, on the first seed, from which a training's learning rate is chosen."""
 
-    factors: tuple[float, ...] = (1 / 3, 1, 3)  # of the rate in the training's own settings
+    factors: tuple[float, ...] = (1 / 3, 1, 3)  # of the rate in the training's own settings, each as far from the next
+    beyond: int = 2  # more rates, tried one by one, as long as the best one is the lowest or highest
     epochs: int = 2
-    rows: int = 2000  # Training and validation items, as many of each
+    rows: int = 8000  # Training and validation items, as many of each; few favour rates too low for many
 
 
 @dataclass(frozen=True)
@@ -259,7 +260,7 @@ PROFILES = {
             texts=_tuning(2e-3, epochs=2),
             genuine=_tuning(5e-4, epochs=1, augment=0.2, erase=0.0),
             own=_tuning(5e-3, epochs=6, rank=8, augment=0.2, erase=0.0),
-            search=Search(factors=(1 / 3, 1), epochs=1, rows=300),
+            search=Search(factors=(1 / 3, 1), beyond=0, epochs=1, rows=300),
             frozen=Frozen(sizes=(32, 48, 64), size_rows=200, shot_seeds=2),
             generality=Generality(alphas=_COARSE, faces=150, pairs=150),
             fusion=_fusion(5e-3, epochs=6, seeds=(0,), width=32, pairings=50, emap=40),
@@ -268,7 +269,7 @@ PROFILES = {
             "mini",
             "The real DAIR-AI Emotion, FER-2013 and MSED sets; models sized for two CPU cores.",
             precision="auto", lstm=_TEXT, gru=_TEXT, cnn=_CNN, clip=_MINI_CLIP, **_ways(1e-4, epochs=1, patches=0.4),
-            faces=_tuning(1e-4, epochs=4, ema=0.99, patches=0.4, seeds=(0, 1, 2)),
+            faces=_tuning(1e-4, epochs=6, ema=0.998, patches=0.4, seeds=(0, 1, 2)),
             texts=_tuning(9e-4, epochs=3, ema=0.99, seeds=(0, 1, 2)),
             genuine=_tuning(1e-4, epochs=3, ema=0.99, patches=0.25, seeds=(0, 1, 2)),
             own=_tuning(1e-3, epochs=15, rank=8), frozen=Frozen(sizes=(112, 144, 160, 192, 224), size_rows=1500),

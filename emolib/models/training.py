@@ -203,7 +203,9 @@ def fit(
         tqdm.write(f"{run.name} epoch {epoch + 1}: {said}", sys.stderr)
     load_learned(run.bare, run.best)
     trained = sum(p.numel() for p in run.bare.parameters() if p.requires_grad)
+    kind = str(half(work.precision) or torch.get_default_dtype()).removeprefix("torch.")
     notes = {"seconds": time.monotonic() - run.started, "parameters": trained, "best_epoch": best_epoch(run.history) + 1}
+    notes["arithmetic"] = kind  # what "auto" was on this machine
     return Fitted(run.bare, run.history, notes)
 
 

@@ -86,6 +86,8 @@ class Classifier(nn.Module):
         self.encoder, self.modalities, self.lora = copy.copy(encoder), modalities, []
         self.changes = modalities  # whose encoders may end with other weights
         self.encoder.model = self.model = copy.deepcopy(encoder.model)
+        if self.model.device.type == "cpu":  # where the backward pass of PyTorch's fused attention takes a third of a step
+            self.model.set_attn_implementation("eager")
         self.learn(modalities if not config.rank else ())
         kinds = {"dtype": self.model.dtype, "device": self.model.device}
         self.weight = nn.Parameter(torch.tensor(head.weight, **kinds), requires_grad=train_head)
@@ -234,18 +236,27 @@ def search(
 ) -> Facts:  # fmt: skip
     """Short trainings at several learning rates, on fixed random Training and validation items, with the first seed.
 
+    Where the best rate is the lowest or highest, the next one beyond it is tried as well, `grid.beyond` times at most.
     notes: "tried", of each rate the best epoch's validation accuracy and loss; "rate", the best one by accuracy, of several
     the one with the lowest loss; "rows", "n", "epochs".
     """
-    rng, tried = np.random.default_rng(0), []
+    rng = np.random.default_rng(0)
     rows = [rng.permutation(np.flatnonzero(data.split == split))[: grid.rows] for split in SPLITS[:2]]
     some = data.select(np.concatenate(rows))
     head = first_head(encoder, some, method, prompts)
-    for factor in grid.factors:
-        rate = factor * config.fit.learning_rate
+
+    def attempt(rate: float) -> dict:
         short = replace(config, fit=replace(config.fit, epochs=grid.epochs, learning_rate=rate))
         history = fit(encoder, some, method, short, prompts, head, seed=config.seeds[0], work=replace(work, folder=None)).history
-        tried.append({"rate": rate} | history[training.best_epoch(history)])
+        return {"rate": rate} | history[training.best_epoch(history)]
+
+    tried = [attempt(factor * config.fit.learning_rate) for factor in sorted(grid.factors)]
+    for _ in range(grid.beyond):
+        best, apart = training.best_epoch(tried), tried[1]["rate"] / tried[0]["rate"]
+        if best == 0:
+            tried.insert(0, attempt(tried[0]["rate"] / apart))
+        elif best == len(tried) - 1:
+            tried.append(attempt(tried[-1]["rate"] * apart))
     rate = tried[training.best_epoch(tried)]["rate"]  # one rule for epochs and rates
     return facts(data, {"tried": tried, "rate": rate, "rows": len(rows[0]), "n": len(rows[1]), "epochs": grid.epochs})
 

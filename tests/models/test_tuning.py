@@ -129,7 +129,7 @@ def test_the_linear_probe_starts_lp_ft_and_nothing_is_kept_without_a_folder(enco
 
 def test_a_search_chooses_on_validation_among_short_trainings(encoder, few, work):
     """A rate that changes nothing, one that fits, one that destroys; nothing is kept."""
-    grid = Search(factors=(1e-6, 1.0, 1e3), epochs=3, rows=120)
+    grid = Search(factors=(1e-6, 1.0, 1e3), beyond=0, epochs=3, rows=120)
     config = short("lpft", learning_rate=1e-3, augment=0.0, patience=99)
     found = tuning.search(encoder, few, "lpft", config, None, grid, work=work).notes
     assert [t["rate"] for t in found["tried"]] == pytest.approx([1e-9, 1e-3, 1.0])
@@ -139,6 +139,23 @@ def test_a_search_chooses_on_validation_among_short_trainings(encoder, few, work
     still = heads.fit_probe(few, encoder.vectors(few))[0].validation
     assert found["tried"][0]["validation_accuracy"] == (still.predicted == still.labels).mean()
     assert config.at(found["rate"]).fit.learning_rate == found["rate"]
+
+
+@pytest.mark.parametrize(("best", "tried"), [(1e-3, 3), (3e-3, 4), (1e-4, 5), (1e-6, 5)])
+def test_a_search_goes_on_beyond_an_edge(encoder, few, monkeypatch, best, tried):
+    """Rates 1/3, 1 and 3 times 1e-3 first; two more at most, on the side where it gets better."""
+
+    def peak(*arguments, **_):
+        rate = arguments[3].fit.learning_rate
+        history = [{"validation_accuracy": -abs(np.log(rate / best)), "validation_loss": 0.0}]
+        return training.Fitted(None, history, {})
+
+    monkeypatch.setattr(tuning, "fit", peak)
+    config = short("lpft", learning_rate=1e-3)
+    found = tuning.search(encoder, few, "lpft", config, None, Search(beyond=2), work=Work("float64", 1)).notes
+    rates = np.array([t["rate"] for t in found["tried"]])
+    assert len(rates) == tried and np.allclose(rates[1:] / rates[:-1], 3)
+    assert found["rate"] == rates[np.abs(np.log(rates / best)).argmin()]
 
 
 def test_the_contrastive_loss_is_clips():
