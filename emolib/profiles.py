@@ -271,7 +271,7 @@ PROFILES = {
             precision="auto", lstm=_TEXT, gru=_TEXT, cnn=_CNN, clip=_MINI_CLIP, **_ways(1e-4, epochs=1, patches=0.4),
             faces=_tuning(1e-4, epochs=6, ema=0.998, patches=0.4, seeds=(0, 1, 2)),
             texts=_tuning(9e-4, epochs=3, ema=0.99, seeds=(0, 1, 2)),
-            genuine=_tuning(1e-4, epochs=3, ema=0.99, patches=0.25, seeds=(0, 1, 2)),
+            genuine=_tuning(1e-4, epochs=3, ema=0.99, patches=0.75, augment=0.2, erase=0.0, seeds=(0, 1, 2)),
             own=_tuning(1e-3, epochs=15, rank=8), frozen=Frozen(sizes=(112, 144, 160, 192, 224), size_rows=1500),
             generality=Generality(alphas=(0.0, 0.1, 0.25, 0.5, 1.0), faces=500, pairs=1000),
             fusion=_fusion(1e-3, epochs=15),
