@@ -1,7 +1,7 @@
-"""A GPU to pretend with: tensors that say they are on a device of their own, with real values in memory, and that refuse to meet others.
+"""A GPU to pretend with: tensors on a device of their own, with real values in memory, that refuse to meet others.
 
 What a GPU refuses is refused here: an operation on tensors of two devices, `numpy()` of a tensor that is not copied back.
-Float16 is computed as a T4 would be asked to, and results are those of the CPU.
+Its numbers are the CPU's; 16-bit arithmetic is not pretended.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class OnGpu(torch.Tensor):
     @staticmethod
     def __new__(cls, held: torch.Tensor):
         made = torch.Tensor._make_wrapper_subclass(
-            cls, held.shape, strides=held.stride(), storage_offset=held.storage_offset(), dtype=held.dtype, device=torch.device(f"{NAME}:0"),
-            requires_grad=held.requires_grad,
+            cls, held.shape, strides=held.stride(), storage_offset=held.storage_offset(), dtype=held.dtype,
+            device=torch.device(f"{NAME}:0"), requires_grad=held.requires_grad,
         )  # fmt: skip
         made.held = held
         return made
@@ -67,18 +67,18 @@ def run(function, arguments: tuple, options: dict):
     options = {k: v for k, v in options.items() if k not in ("device", "pin_memory")}
     if target is not None:
         options["device"] = torch.device("cpu")
-    lower = lambda x: x.held if isinstance(x, OnGpu) else x  # noqa: E731
-    made = function(*tree_map(lower, arguments), **tree_map(lower, options))
+    lowered = tree_map(lambda x: x.held if isinstance(x, OnGpu) else x, (arguments, options))
+    made = function(*lowered[0], **lowered[1])
     if name == "aten.copy_.default":
         return arguments[0]
-    here = torch.device(target).type == NAME if target is not None else bool(ours)
-    if not here:
+    if not (torch.device(target).type == NAME if target is not None else ours):
         return made
     same = {id(x.held): x for x in ours}  # what works in place gives back what it was given
-    lift = lambda x: same.get(id(x)) if id(x) in same else OnGpu(x) if isinstance(x, torch.Tensor) else x  # noqa: E731
-    if name.startswith(PACKS[:1]):
-        return lift(made[0]), made[1]
-    return tree_map(lift, made)
+
+    def lift(x):
+        return same[id(x)] if id(x) in same else OnGpu(x) if isinstance(x, torch.Tensor) else x
+
+    return (lift(made[0]), made[1]) if name.startswith(PACKS[0]) else tree_map(lift, made)
 
 
 def register() -> torch.device:
