@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from emolib import profiles
 from emolib.data.labels import METHODS
 from emolib.profiles import PROFILES, ROOT, Profile
@@ -89,6 +91,7 @@ def run(chosen: argparse.Namespace) -> int:
     if chosen.parameter and profile.replays:
         raise SystemExit(f"emolib: profile {profile.name} computes nothing; with -p name --profile {', '.join(COMPUTED)}")
     out = prepare((chosen.out or profiles.out_folder(profile)).resolve(), profile)
+    held = hold(out)  # until this function ends
     if not (profile.data.generated or profile.replays):
         check(profile, any(path.name >= "03" for path in paths))
     # The sample is always computed live; a longer run goes on from the steps that it has finished.
@@ -105,6 +108,7 @@ def run(chosen: argparse.Namespace) -> int:
         print(f"records: {kept}, and in {packed} for another copy: unzip it there in data/records")
         print(f"to show them in notebooks, README.md and RESULTS.md: python -m emolib publish --profile {profile.name}")
     print(f"open {publish.write([out / path.name for path in paths], out / 'report.html', profile)}")
+    held.release()
     return 0
 
 
@@ -118,6 +122,18 @@ def prepare(out: Path, profile: Profile) -> Path:
         os.environ["EMOLIB_CLIP"] = str(Path(folder).resolve())
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return out
+
+
+def hold(out: Path) -> FileLock:
+    """Keep other runs out of the folder; SystemExit where one is in it. On a drive that knows no locks nothing is kept out."""
+    lock = FileLock(out / ".lock", blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise SystemExit(f"emolib: another run is writing to {out}; wait for it, or name another folder: --out FOLDER") from None
+    except (OSError, NotImplementedError) as error:
+        print(f"emolib: {out} cannot be locked ({str(error)[:100]}); start no second run in it", file=sys.stderr)
+    return lock
 
 
 def given(parameters: list[tuple[str, str]], notebook: Path) -> dict[str, str]:

@@ -205,7 +205,7 @@ _CNN = Convolutional(
     )
 )  # fmt: skip
 
-_LONG_CNN = replace(_CNN, fit=replace(_CNN.fit, epochs=60), seeds=(0, 1, 2), sizes=((0.5, 32), (0.5, 48)))
+_LONG_CNN = replace(_CNN, fit=replace(_CNN.fit, epochs=60), seeds=(0, 1, 2), sizes=((0.5, 32), (0.5, 44)))
 
 
 def _tuning(rate: float, *, epochs: int, ema: float = 0.0, **more) -> Tuning:
@@ -239,7 +239,8 @@ _MINI_CLIP = Clip(
     "anything about OpenAI's. Image encoder: an ImageNet ViT-Ti/16; text encoder: distilled from MiniLM on 129,022 texts, "
     "GoEmotions' training texts among them; both aligned on 11,280 real pictures with captions, half of them MSED's "
     "training pairs, and stopped early on MSED's validation pairs. So MSED and GoEmotions are **in-domain** for it; "
-    "FER-2013 and DAIR-AI Emotion it had never seen. Its weights may not be passed on, so others cannot rebuild it.",
+    "FER-2013 and DAIR-AI Emotion it had never seen. Its weights may not be passed on: others "
+    "can neither check nor rebuild it.",
     image_size=160,
 )
 _FULL_CLIP = Clip(
@@ -267,7 +268,7 @@ PROFILES = {
         ),
         Profile(
             "mini",
-            "The real DAIR-AI Emotion, FER-2013 and MSED sets; models sized for two CPU cores.",
+            "Models sized for two CPU cores; real data: DAIR-AI Emotion, FER-2013, MSED (notebook 6: yours, or drawn skies).",
             precision="auto", lstm=_TEXT, gru=_TEXT, cnn=_CNN, clip=_MINI_CLIP, **_ways(1e-4, epochs=1, patches=0.4),
             faces=_tuning(1e-4, epochs=6, ema=0.998, patches=0.4, seeds=(0, 1, 2)),
             texts=_tuning(9e-4, epochs=3, ema=0.99, seeds=(0, 1, 2)),
@@ -278,7 +279,7 @@ PROFILES = {
         ),
         Profile(
             "full",
-            "The real DAIR-AI Emotion, FER-2013 and MSED sets; models sized for one GPU.",
+            "Models sized for one GPU; real data: DAIR-AI Emotion, FER-2013, MSED (notebook 6: yours, or drawn skies).",
             precision="auto", lstm=_TEXT, gru=_TEXT, cnn=_LONG_CNN, clip=_FULL_CLIP,
             **_ways(1e-5, epochs=3), faces=_tuning(1e-5, epochs=10, seeds=(0, 1, 2)),
             texts=_tuning(1e-5, epochs=5, seeds=(0, 1, 2)),

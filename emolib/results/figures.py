@@ -93,10 +93,10 @@ def class_balance(counts: np.ndarray, classes: tuple[str, ...], title: str | Non
     for i, (split, row, alpha) in enumerate(zip(SPLITS, shares, (1.0, 0.7, 0.45), strict=True)):
         places = np.arange(len(classes)) + 0.27 * (i - 1)
         ax.bar(places, row, 0.25, color=[COLOURS.get(c, LINES[0]) for c in classes], alpha=alpha)
-        tallest = int(shares[0].argmax())
-        ax.text(places[tallest], 0.8, split, rotation=90, ha="center", va="bottom", fontsize=8)
-    for k, share in enumerate(shares.max(0)):
-        ax.text(k, share + 0.4, f"{shares[2, k]:.1f} %", ha="center", va="bottom", fontsize=8)
+        tallest, ink = int(shares[0].argmax()), "black" if alpha < 1 else "white"
+        ax.text(places[tallest], 0.8, split, rotation=90, ha="center", va="bottom", fontsize=8, color=ink)
+    for k, share in enumerate(shares[2]):
+        ax.text(k + 0.27, share + 0.4, f"{share:.1f} %", ha="center", va="bottom", fontsize=8)
     ax.set(xticks=range(len(classes)), xticklabels=classes, ylabel="share of the split (%)", title=title)
     ax.margins(y=0.12)
     ax.grid(axis="x", visible=False)
@@ -150,6 +150,7 @@ def learning_curves(histories: dict[str, list[list[dict]]], title: str | None = 
     histories: {system: [epochs of a seed]}; wants more than one epoch.
     """
     fig, axes = plt.subplots(1, 2, figsize=(7, 2.7))
+    final: dict[str, tuple] = {}
     for (name, seeds), colour in zip(histories.items(), LINES[: len(histories)], strict=True):
         for history in seeds:
             epochs = np.arange(1, len(history) + 1)
@@ -159,8 +160,10 @@ def learning_curves(histories: dict[str, list[list[dict]]], title: str | None = 
             axes[1].plot(epochs, values, color=colour, alpha=0.8)
             best = max(range(len(history)), key=lambda k: (values[k], -history[k]["validation_loss"]))  # as the loop chooses
             axes[1].plot(epochs[best], values[best], "o", color=colour, ms=4)
-        side = -1 if name == list(histories)[-1] and len(histories) > 1 else 1
-        axes[1].annotate(name, (epochs[-1], values[-1]), (5, 6 * side), textcoords="offset points", va="center", color=colour)
+        final[name] = epochs[-1], 100 * float(np.mean([history[-1]["validation_accuracy"] for history in seeds])), colour
+    for rank, (name, (last, height, colour)) in enumerate(sorted(final.items(), key=lambda item: item[1][1])):
+        where = {"xytext": (5, 6 * (2 * rank - len(final) + 1)), "textcoords": "offset points", "va": "center"}
+        axes[1].annotate(name, (last, height), color=colour, **where)
     for key in ("train", "validation"):
         place = (epochs[-1], seeds[-1][-1][f"{key}_loss"])
         axes[0].annotate(key, place, (5, 0), textcoords="offset points", va="center")
@@ -170,9 +173,9 @@ def learning_curves(histories: dict[str, list[list[dict]]], title: str | None = 
     room = 0.08 * (max(shown) - min(shown)) + 0.1
     axes[1].set(xlabel="epoch", ylabel="validation accuracy (%)", ylim=(min(shown) - room, max(shown) + room))
     axes[1].set_title("higher is better")
-    for ax in axes:
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        ax.set_xlim(0.8, 1.28 * epochs[-1])
+    for ax, room in zip(axes, (1.5, 1.28), strict=True):
+        ticks = MaxNLocator(integer=True).tick_values(1, epochs[-1])
+        ax.set(xticks=[t for t in ticks if 1 <= t <= epochs[-1]], xlim=(0.8, room * epochs[-1]))
     return headed(fig, title)
 
 
@@ -289,7 +292,7 @@ def dual_encoder(title: str = "Two encoders, one space: where each way of adapti
         Box(5.3, 2.4, "vector $x$\nof length 1", width=1.3),
         Box(0.9, 0.8, "a sentence\nper class", width=1.2), Box(3.0, 0.8, "text encoder", LINES[2]),
         Box(5.3, 0.8, "head: one vector\n$w_k$ per class", LINES[0], width=1.6),
-        Box(7.6, 1.6, "cosines $s\\,w_k^\\top x$\n→ softmax", width=1.6),
+        Box(7.6, 1.6, "logits $s\\,w_k^\\top x$\n→ softmax", width=1.6),
     )  # fmt: skip
     for b in boxes:
         corner = (b.x - b.width / 2, b.y - b.height / 2)
@@ -302,7 +305,7 @@ def dual_encoder(title: str = "Two encoders, one space: where each way of adapti
     for x, y, words, colour in (
         (3.0, 3.15, "full and LP-FT: every weight · LoRA: thin matrices beside them", LINES[1]),
         (3.0, 0.05, "FLYP: this encoder too", LINES[2]),
-        (5.9, 0.05, "zero-shot: from the sentences · linear probe: learned", LINES[0]),
+        (5.9, 0.05, "zero-shot: from the sentences · probe, LP-FT: learned", LINES[0]),
     ):
         ax.text(x, y, words, ha="center", va="center", fontsize=8, color=colour)
     ax.set(xlim=(0.1, 8.6), ylim=(-0.2, 3.4), title=title)

@@ -119,7 +119,7 @@ def prompts(asked: Predictions, sets: dict[str, list[list[str]]], audit: Facts |
         s, valid = metrics.score(found.test, group(found.test, audit)), metrics.hits(found.validation).mean()
         counts = sorted({len(sentences) for sentences in sets[name]})
         shown = "–".join(map(str, dict.fromkeys([counts[0], counts[-1]])))
-        cells = [name, shown, percent(valid), spread(s), spread(s, "macro_f1"), s["n"]]
+        cells = [name, shown, percent(valid), spread(s), spread(s, "macro_f1"), f"{s['n']:,}"]
         rows.append([f"**{c}**" for c in cells] if name == asked.notes["prompts"] else cells)
     head = ["prompts", "sentences per class", "validation accuracy %", f"test {ACCURACY}", f"test {MACRO_F1}", "test n"]
     return pd.DataFrame(rows, columns=head, dtype=object)
@@ -147,10 +147,10 @@ def rates(searched: dict[str, Facts]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["fine-tuned on", "rate: validation accuracy %", "n", "Training items", "epochs"])
 
 
-def generality(mixtures: dict[str, Facts], whole: Facts | None = None) -> pd.DataFrame:
+def generality(mixtures: dict[str, Facts], chosen: tuple[str, float], whole: Facts | None = None) -> pd.DataFrame:
     """What each method's training changed beside emotion, on the items kept for reporting; mixtures: of `generality.mixtures`.
 
-    whole: of `generality.at_own_size`, a row of its own.
+    chosen: method and alpha of a mixture; whole: of `generality.at_own_size`; each a row of its own. Points with intervals.
     """
     first = metrics.known(next(iter(mixtures.values())))
     rows = [["pretrained, %", *(percent(v[0, 1::2].mean()) for v in first.values()), None]]
@@ -159,11 +159,14 @@ def generality(mixtures: dict[str, Facts], whole: Facts | None = None) -> pd.Dat
         gaps = [signed(metrics.change(v[0, 1::2], known[name][0, 1::2])) for name, v in first.items()]
         mean = np.mean([(known[name][0] - v[0])[1::2].mean() for name, v in first.items()])
         rows.append([f"pretrained, at {whole.notes['size']} pixels, change", *gaps, f"{100 * mean:+.1f}"])
-    for method, found in mixtures.items():
-        cells = [signed(metrics.change(v[0, 1::2], v[-1, 1::2])) for v in metrics.known(found).values()]
-        rows.append([f"{WAYS[method]}, change", *cells, f"{100 * metrics.kept(found, 1)[-1]:+.1f}"])
+    ends = {WAYS[method]: (found, len(found.notes["alphas"]) - 1) for method, found in mixtures.items()}
+    found = mixtures[chosen[0]]
+    ends[f"chosen: {WAYS[chosen[0]]}, α = {chosen[1]:g}"] = found, found.notes["alphas"].index(chosen[1])
+    for name, (found, place) in ends.items():
+        cells = [signed(metrics.change(v[0, 1::2], v[place, 1::2])) for v in metrics.known(found).values()]
+        rows.append([f"{name}, change", *cells, signed(metrics.kept_at(found, place))])
     names = [f"{name} (n = {v[0, 1::2].size:,})" for name, v in first.items()]
-    return pd.DataFrame(rows, columns=["points (95 % interval), one seed", *names, "generality: mean change"], dtype=object)
+    return pd.DataFrame(rows, columns=["encoder", *names, "generality (mean)"], dtype=object)
 
 
 def checks(found: Iterable[Facts]) -> pd.DataFrame:
@@ -191,7 +194,7 @@ def other_texts(found: Facts) -> pd.DataFrame:
 def duplicates(notes: dict) -> pd.DataFrame:
     """Exact and near duplicates, from an audit's notes: inside a split copies beyond the first, across splits held-out items."""
     exact, near = notes["duplicates"], notes["near_duplicates"]
-    inside = "inside {} (copies beyond the first; groups)"
+    inside = "inside {} (copies beyond the first; groups that disagree)"
     rows = [[inside.format(s), exact[s]["surplus"], exact[s]["conflicting_groups"], None] for s in SPLITS]
     for early, late in (("train", "validation"), ("train", "test"), ("validation", "test")):
         found = exact[f"{early}-{late}"]

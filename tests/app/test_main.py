@@ -35,6 +35,16 @@ def test_a_wrong_word_is_answered_with_the_choices(arguments, message, tmp_path)
     assert "Traceback" not in done.stderr
 
 
+def test_two_runs_do_not_share_a_folder(tmp_path):
+    """The lock is that of a process: it goes with it, however it ends."""
+    held = cli.hold(tmp_path)
+    refused = emolib("run", "--profile", "published", "--out", str(tmp_path), "01")
+    assert refused.returncode == 1 and f"another run is writing to {tmp_path}" in refused.stderr
+    assert "--out FOLDER" in refused.stderr and "Traceback" not in refused.stderr
+    held.release()
+    cli.hold(tmp_path).release()
+
+
 def test_the_results_are_printed_without_torch():
     code = "import sys; from emolib.__main__ import main; main(['table']); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
