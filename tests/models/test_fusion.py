@@ -58,6 +58,14 @@ def rules(labels, image, text):
     }  # fmt: skip
 
 
+def test_the_surer_modality_weighs_more_and_one_that_knows_nothing_not_at_all():
+    sure, torn, nothing = np.array([[0.97, 0.01, 0.01, 0.01]]), np.array([[0.1, 0.4, 0.4, 0.1]]), np.full((1, 4), 0.25)
+    for first, second in ((sure, torn), (torn, sure)):
+        weighed = fusion.confidence_weighted(first, second)
+        assert np.abs(weighed - sure).sum() < np.abs(weighed - torn).sum() and np.allclose(weighed.sum(1), 1)
+    assert np.allclose(fusion.confidence_weighted(nothing, torn), torn, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["product", "mean", "confidence", "stacking"])
 def test_a_missing_modality_gives_exactly_the_other_expert(name):
     labels, image, text, _ = world(200)
