@@ -96,7 +96,8 @@ class Search:
     """Short trainings on validation, on the first seed, from which a training's learning rate is chosen."""
 
     factors: tuple[float, ...] = (1 / 3, 1, 3)  # of the rate in the training's own settings, each as far from the next
-    beyond: int = 2  # more rates, tried one by one, as long as the best one is the lowest or highest
+    # More rates, tried one by one, as long as the best one is the lowest or highest; a record that says nothing tried none.
+    beyond: int = field(default=2, metadata={"unsaid": 0})
     epochs: int = 2
     rows: int = 8000  # Training and validation items, as many of each; few favour rates too low for many
 
@@ -181,6 +182,7 @@ class Profile:
     faces: Tuning | None = None  # of the image encoder, to the end
     texts: Tuning | None = None  # of the text encoder, to the end
     genuine: Tuning | None = None  # of the encoder on genuine pairs
+    genuine_search: Search = field(default_factory=Search)
     own: Tuning | None = None  # of the encoder on the reader's own data
     generality: Generality | None = None
     fusion: Fusion | None = None
@@ -190,6 +192,7 @@ class Profile:
         return Work(self.precision, self.threads, out_folder(self), step)
 
 
+_SAMPLE_SEARCH = Search(factors=(1 / 3, 1), beyond=0, epochs=1, rows=300)
 _SAMPLE_TEXT = Recurrent(
     seeds=(0, 1), fit=Fit(epochs=6, batch_size=64, learning_rate=1e-2, warmup=0.1), embedding=32, hidden=24, dropout=0.3
 )
@@ -261,7 +264,7 @@ PROFILES = {
             texts=_tuning(2e-3, epochs=2),
             genuine=_tuning(5e-4, epochs=1, augment=0.2, erase=0.0),
             own=_tuning(5e-3, epochs=6, rank=8, augment=0.2, erase=0.0),
-            search=Search(factors=(1 / 3, 1), beyond=0, epochs=1, rows=300),
+            search=_SAMPLE_SEARCH, genuine_search=_SAMPLE_SEARCH,
             frozen=Frozen(sizes=(32, 48, 64), size_rows=200, shot_seeds=2),
             generality=Generality(alphas=_COARSE, faces=150, pairs=150),
             fusion=_fusion(5e-3, epochs=6, seeds=(0,), width=32, pairings=50, emap=40),
@@ -272,7 +275,7 @@ PROFILES = {
             precision="auto", lstm=_TEXT, gru=_TEXT, cnn=_CNN, clip=_MINI_CLIP, **_ways(1e-4, epochs=1, patches=0.4),
             faces=_tuning(1e-4, epochs=6, ema=0.998, patches=0.4, seeds=(0, 1, 2)),
             texts=_tuning(9e-4, epochs=3, ema=0.99, seeds=(0, 1, 2)),
-            genuine=_tuning(1e-4, epochs=3, ema=0.99, patches=0.75, augment=0.2, erase=0.0, seeds=(0, 1, 2)),
+            genuine=_tuning(1e-4, epochs=3, ema=0.99, patches=0.25, seeds=(0, 1, 2)), genuine_search=Search(beyond=0, rows=2000),
             own=_tuning(1e-3, epochs=15, rank=8), frozen=Frozen(sizes=(112, 144, 160, 192, 224), size_rows=1500),
             generality=Generality(alphas=(0.0, 0.1, 0.25, 0.5, 1.0), faces=500, pairs=1000),
             fusion=_fusion(1e-3, epochs=15),

@@ -189,7 +189,9 @@ def summary(value) -> Any:
     if isinstance(value, np.ndarray):
         return {"sha256": hashlib.sha256(value.tobytes()).hexdigest()}
     if is_dataclass(value):
-        return {f.name: plain(getattr(value, f.name)) for f in fields(value) if f.compare}
+        said = {f.name: plain(getattr(value, f.name)) for f in fields(value) if f.compare}
+        # A setting that came later is left out where it has the value that records without it were made with.
+        return {name: v for name, v in said.items() if v != type(value).__dataclass_fields__[name].metadata.get("unsaid", ...)}
     if not isinstance(value, PLAIN | dict | list | tuple):
         raise TypeError(
             f"a step cannot take a {type(value).__name__}: wanted settings, data sets, encoders, results or plain values"

@@ -18,7 +18,7 @@ from emolib import profiles, store
 from emolib.data.dataset import Dataset
 from emolib.data.labels import METHODS, WAYS
 from emolib.models import fusion
-from emolib.profiles import PROFILES, ROOT, Fit, Work
+from emolib.profiles import PROFILES, ROOT, Fit, Search, Work
 from emolib.results import records
 from emolib.results.predictions import Predictions
 from emolib.results.records import MissingRecord, Run, StaleRecord
@@ -76,6 +76,16 @@ def test_a_step_is_computed_once_with_the_profiles_work_and_leaves_no_checkpoint
     assert not (tmp_path / "checkpoints" / "texts" / "gru").exists()
     run.step("texts/gru", lambda config: pytest.fail("computed again"), FIT)
     assert run.prepare(data).source == "made" and replaying(run).prepare(data) is None
+
+
+def test_a_setting_that_came_later_makes_only_records_with_another_value_stale(run, make):
+    """A record without it was made with the value that need not be said; every other value is."""
+    search = records.summary(Search(rows=60))
+    assert search["beyond"] == 2 and "beyond" not in (older := records.summary(Search(rows=60, beyond=0)))
+    assert older == {"factors": [1 / 3, 1, 3], "epochs": 2, "rows": 60}
+    run.step("texts/gru", lambda grid: make(n=6), Search(rows=60, beyond=0))
+    with pytest.raises(StaleRecord, match="'beyond': 2"):
+        run.step("texts/gru", lambda grid: make(n=6), Search(rows=60))
 
 
 def test_a_changed_configuration_fails_loudly(run, make):
