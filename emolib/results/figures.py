@@ -95,8 +95,8 @@ def class_balance(counts: np.ndarray, classes: tuple[str, ...], title: str | Non
         ax.bar(places, row, 0.25, color=[COLOURS.get(c, LINES[0]) for c in classes], alpha=alpha)
         tallest, ink = int(shares[0].argmax()), "black" if alpha < 1 else "white"
         ax.text(places[tallest], 0.8, split, rotation=90, ha="center", va="bottom", fontsize=8, color=ink)
-    for k, share in enumerate(shares[2]):
-        ax.text(k + 0.27, share + 0.4, f"{share:.1f} %", ha="center", va="bottom", fontsize=8)
+    for k, share in enumerate(shares[2]):  # as wide as two bars
+        ax.text(k + 0.27, shares[1:, k].max() + 0.4, f"{share:.1f} %", ha="center", va="bottom", fontsize=8)
     ax.set(xticks=range(len(classes)), xticklabels=classes, ylabel="share of the split (%)", title=title)
     ax.margins(y=0.12)
     ax.grid(axis="x", visible=False)
@@ -246,7 +246,7 @@ def trade_off(mixtures: dict[str, Facts], chosen: tuple[str, float], probe: floa
     fig, ax = plt.subplots(figsize=(7, 4))
     styles = zip(LINES[: len(mixtures)], "osD^v"[: len(mixtures)], strict=True)
     paths = {m: path(ax, found, WAYS[m], *style) for (m, found), style in zip(mixtures.items(), styles, strict=True)}
-    label(ax, "α = 0: pretrained", paths[chosen[0]][0], (6, -3))
+    label(ax, "α = 0: pretrained", paths[chosen[0]][0], (0, -14), ha="center")
     ax.plot(0, 100 * probe, "*", ms=11, color="black")
     label(ax, "linear probe", (0, 100 * probe), (7, -3))
     place = paths[chosen[0]][mixtures[chosen[0]].notes["alphas"].index(chosen[1])]
@@ -268,7 +268,7 @@ def path(ax: Axes, found: Facts, name: str, colour: str, mark: str) -> np.ndarra
     ax.plot(*points.T, mark + "-", ms=4, color=colour, alpha=0.85)
     tall, wide = 100 * half_width(right[-1].mean(), right.shape[1]), 50 * (high - low)
     ax.errorbar(*points[-1], tall, wide, color=colour, alpha=0.4, capsize=2)
-    label(ax, f"{name}, α = 1", points[-1], (0, 8), ha="center", color=colour)
+    label(ax, f"{name}, α = 1", points[-1], (-4, 4), ha="right", color=colour)
     return points
 
 

@@ -129,6 +129,8 @@ def test_the_conflict_score_is_bayes_rule_and_finds_conflicts():
         rows = (score >= low) & (score < high)
         assert rows.sum() > 20 and abs(apart[rows].mean() - score[rows].mean()) < 0.12
     assert np.isnan(fusion.conflict(image[:2] * np.nan, text[:2], PRIOR)).all()
+    # Two that know nothing leave the share that was assumed.
+    assert np.isclose(fusion.conflict(PRIOR, PRIOR, PRIOR, rate=0.3), 0.3)
 
 
 def test_calibration_undoes_a_wrong_temperature_and_a_wrong_prior():

@@ -55,6 +55,7 @@ def test_a_temperature_mends_what_it_bent():
     data = Predictions(np.array(["validation"] * 6000), np.arange(6000), labels, bent, ("a", "b", "c"), "f", "made")
     assert metrics.fit_temperature(data) == pytest.approx(2.0, rel=0.1)
     assert np.allclose(metrics.sharpen(honest, 1.0), honest)
+    assert np.allclose(metrics.sharpen(np.array([[0.8, 0.2]]), 2.0), [[2 / 3, 1 / 3]]), "roots of 4 to 1"
     assert (metrics.sharpen(honest, 3.0).argmax(1) == honest.argmax(1)).all()
 
 
@@ -105,6 +106,8 @@ def test_resamples_draw_groups_whole_once_for_all_systems():
     weights = metrics.resamples(np.array([5, 5, 7, 9]), count=50)
     assert (weights[:, 0] == weights[:, 1]).all() and (weights[:, [0, 2, 3]].sum(1) == 3).all()
     assert metrics.resamples(np.array([1, 1, 2, 3]), count=50) is weights, "the same groups, whatever their numbers"
+    mixed = metrics.resamples(np.array([3, 1, 3, 2]), count=50)
+    assert np.array_equal(mixed[:, 0], mixed[:, 2]) and not np.array_equal(mixed[:, 0], mixed[:, 1])
     assert not np.array_equal(metrics.resamples(np.array([1, 2, 2, 3]), count=50), weights)
     assert not np.array_equal(metrics.resamples(np.array([1, 1, 2, 3]), count=50, seed=1), weights)
     with pytest.raises(ValueError, match="read-only"):
