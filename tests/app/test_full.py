@@ -84,3 +84,6 @@ def test_full_runs_without_data_through_a_kill_and_is_published(study):
     readme, report = ((folder / name).read_text() for name in ("README.md", "out/report.html"))
     assert "openai/clip-vit-base-patch32 reaches" in readme and "MSED is not at hand" in report and "distrust this run" in report
     assert 'replays="full"' in (folder / "emolib" / "profiles.py").read_text()
+    again = [sys.executable, "-m", "pytest", "--nbval", "-q", "-p", "no:cacheprovider", "notebooks"]
+    checked = subprocess.run(again, cwd=folder, env=study[1], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout[-3000:]

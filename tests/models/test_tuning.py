@@ -168,6 +168,9 @@ def test_the_contrastive_loss_is_clips():
         columns = torch.stack([logits[j, labels[i]] for j in range(6)])
         whole -= float(F.log_softmax(rows, 0)[i] + F.log_softmax(columns, 0)[i]) / 12
     assert np.isclose(float(tuning.contrastive(logits, labels)), whole)
+    square, each = logits[:3], torch.arange(3)  # pictures and prompts are smoothed alike, so they may change places
+    smooth, turned = (float(tuning.contrastive(some, each, 0.2)) for some in (square, square.T))
+    assert np.isclose(smooth, turned) and not np.isclose(smooth, float(tuning.contrastive(square, each)))
 
 
 def test_pictures_that_are_no_array_are_opened_once_where_they_fit(encoder, few, monkeypatch):
