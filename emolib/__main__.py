@@ -8,8 +8,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
-
-from filelock import FileLock, Timeout
+from typing import TextIO
 
 from emolib import profiles
 from emolib.data.labels import METHODS
@@ -108,7 +107,7 @@ def run(chosen: argparse.Namespace) -> int:
         print(f"records: {kept}, and in {packed} for another copy: unzip it there in data/records")
         print(f"to show them in notebooks, README.md and RESULTS.md: python -m emolib publish --profile {profile.name}")
     print(f"open {publish.write([out / path.name for path in paths], out / 'report.html', profile)}")
-    held.release()
+    held.close()
     return 0
 
 
@@ -124,16 +123,21 @@ def prepare(out: Path, profile: Profile) -> Path:
     return out
 
 
-def hold(out: Path) -> FileLock:
-    """Keep other runs out of the folder; SystemExit where one is in it. On a drive that knows no locks nothing is kept out."""
-    lock = FileLock(out / ".lock", blocking=False)
+def hold(out: Path) -> TextIO:
+    """Keep other runs out of a folder until what is returned is closed or the process ends; SystemExit where one is in it.
+
+    A drive or a system that knows no such locks is said, and keeps nobody out.
+    """
+    file = (out / ".lock").open("w")
     try:
-        lock.acquire()
-    except Timeout:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         raise SystemExit(f"emolib: another run is writing to {out}; wait for it, or name another folder: --out FOLDER") from None
-    except (OSError, NotImplementedError) as error:
+    except (OSError, ImportError) as error:
         print(f"emolib: {out} cannot be locked ({str(error)[:100]}); start no second run in it", file=sys.stderr)
-    return lock
+    return file
 
 
 def given(parameters: list[tuple[str, str]], notebook: Path) -> dict[str, str]:
@@ -221,7 +225,8 @@ def tune(chosen: argparse.Namespace) -> None:
     from emolib.results.records import Run
 
     profile, method = profiles.get(chosen.profile), chosen.method
-    prepare((chosen.out or profiles.out_folder(profile)).resolve(), profile)
+    out = prepare((chosen.out or profiles.out_folder(profile)).resolve(), profile)
+    held = None if int(os.environ.get("RANK", 0)) else hold(out)  # by the first process, for all
     run, data, config = Run("04_clip_fine_tuning", profile), sets.faces(profile), getattr(profile, method, profile.faces)
     loaded, work, asked = encoder.load(profile.clip, profile.precision), profile.work(f"faces/clip-{method}"), None
     if method == "tuned":
@@ -230,6 +235,8 @@ def tune(chosen: argparse.Namespace) -> None:
     else:
         asked = prompts.FACES[run.load("faces/clip-zero-shot").notes["prompts"]]
     tuning.tune(loaded, data, method, config, asked, work=work)
+    if held:
+        held.close()
 
 
 def table(chosen: argparse.Namespace) -> None:

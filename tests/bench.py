@@ -182,19 +182,19 @@ def work() -> None:
     faces, texts, real, alphas = 28709, 16000, 6127, len(profile.generality.alphas)
 
     def tried(grid: Search, rows: int, held: int) -> int:
-        return len(grid.factors) * grid.epochs * (3 * min(rows, grid.rows) + min(held, grid.rows))
+        return (len(grid.factors) + grid.beyond) * grid.epochs * (3 * min(rows, grid.rows) + min(held, grid.rows))
 
     steps = {
         "02 CNN": trained(profile.cnn, faces, sides),
         "03 frozen vectors, picture sizes": (35887 + len(profile.frozen.sizes) * 2 * profile.frozen.size_rows) * image
         + 20000 * text,
         "04 four ways on faces": sum(trained(getattr(profile, m), faces, image) for m in labels.METHODS),
-        "04 searches": tried(profile.search, faces, 3589) * image + tried(profile.search, texts, 2000) * text,
+        "04 searches, at most": tried(profile.search, faces, 3589) * image + tried(profile.search, texts, 2000) * text,
         "04 image encoder to the end": trained(profile.faces, faces, image),
         "04 text encoder to the end": trained(profile.texts, texts, text),
         "04 generality": len(labels.WAYS) * alphas * ((1000 + 10000 + 3589) * image + 1000 * text),
         "05 genuine pairs, fine-tuned": 2 * (trained(profile.genuine, real, image) + trained(profile.genuine, real, text)),
-        "05 their searches": 2 * tried(profile.genuine_search, real, 1021) * (image + text),
+        "05 their searches, at most": 2 * tried(profile.genuine_search, real, 1021) * (image + text),
     }
     print(f"ViT-B/32: {image / 1e9:.1f} GFLOP a picture, {text / 1e9:.1f} a sentence; CNN: {sides / 1e9:.2f} a face")
     print("| step of `full` | PFLOP | T4, minutes | H100, minutes |\n|:--|--:|--:|--:|")

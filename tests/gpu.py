@@ -14,8 +14,8 @@ from torch.utils._pytree import tree_map
 NAME = "pretended"
 LIBRARY = torch.library.Library("_", "IMPL", "AutocastPrivateUse1")
 COPIES = {"aten._to_copy.default", "aten.copy_.default"}  # which may take a tensor from one device to the other
-PACKS = ("aten._pack_padded_sequence", "aten._pad_packed_sequence", "aten.lstm", "aten.gru")  # lengths stay on the CPU
-LOOKS_UP = {"aten.index.Tensor", "aten.index_put.default", "aten.index_put_.default"}  # by indices of any device
+PACKS = ("aten._pack_padded_sequence", "aten._pad_packed_sequence")  # whose lengths stay on the CPU
+LOOKS_UP = ("aten.index.", "aten.index_put")  # by indices of any device
 
 
 class OnGpu(torch.Tensor):
@@ -59,10 +59,14 @@ def run(function, arguments: tuple, options: dict):
     tree_map(lambda x: tensors.append(x) if isinstance(x, torch.Tensor) else None, (arguments, options))
     ours = [x for x in tensors if isinstance(x, OnGpu)]
     others = [x for x in tensors if not isinstance(x, OnGpu) and x.dim() > 0]
-    if ours and others and name not in COPIES | LOOKS_UP and not name.startswith(PACKS):
+    if name.startswith(PACKS) and isinstance(arguments[1], OnGpu):
+        raise RuntimeError(f"{name}: the lengths must be on the CPU")
+    if name.startswith(LOOKS_UP):  # by indices of either device, but values must be where the tensor is
+        if ours and not isinstance(arguments[0], OnGpu):
+            raise RuntimeError(f"{name}: a tensor of the CPU cannot be indexed by one of the GPU")
+        others = [x for x in arguments[2:3] if isinstance(x, torch.Tensor) and not isinstance(x, OnGpu) and x.dim() > 0]
+    if ours and others and name not in COPIES and not name.startswith(PACKS):
         raise RuntimeError(f"{name}: expected all tensors on the same device, found {NAME}:0 and cpu")
-    if name in LOOKS_UP and not isinstance(arguments[0], OnGpu) and ours:
-        raise RuntimeError(f"{name}: a tensor of the CPU cannot be indexed by one of the GPU")
     target = options.get("device")
     options = {k: v for k, v in options.items() if k not in ("device", "pin_memory")}
     if target is not None:
@@ -78,7 +82,7 @@ def run(function, arguments: tuple, options: dict):
     def lift(x):
         return same[id(x)] if id(x) in same else OnGpu(x) if isinstance(x, torch.Tensor) else x
 
-    return (lift(made[0]), made[1]) if name.startswith(PACKS[0]) else tree_map(lift, made)
+    return (lift(made[0]), made[1]) if name.startswith(PACKS) else tree_map(lift, made)
 
 
 def register() -> torch.device:

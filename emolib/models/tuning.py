@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -175,6 +176,13 @@ def some_patches(tokens: torch.Tensor, share: float) -> torch.Tensor:
     return torch.cat([tokens[:, :1], tokens[:, 1:].gather(1, kept.unsqueeze(2).expand(-1, -1, width))], 1)
 
 
+def thinned(tokens: list[int], rng: np.random.Generator, share: float) -> list[int]:
+    """A text without a random share of its tokens; the first and the last, which begin and end it, stay."""
+    kept = rng.random(len(tokens)) >= share
+    kept[[0, -1]] = True
+    return [token for token, keep in zip(tokens, kept, strict=True) if keep]
+
+
 class Batches(training.Batches):
     """An encoder's inputs by the columns that are there: pixels, or tokens and mask, or all three.
 
@@ -193,7 +201,12 @@ class Batches(training.Batches):
 
     def batch(self, rows, rng, progress):
         pixels = () if self.images is None else (self.pixels(rows, rng),)
-        return pixels if self.tokens is None else (*pixels, *self.encoder.pad([self.tokens[row] for row in rows]))
+        if self.tokens is None:
+            return pixels
+        tokens, share = [self.tokens[row] for row in rows], self.config.drop
+        if rng is not None and share:
+            tokens = [thinned(some, rng, share) for some in tokens]
+        return (*pixels, *self.encoder.pad(tokens))
 
     def pixels(self, rows: np.ndarray, rng: np.random.Generator | None) -> torch.Tensor:
         """(N, 3, S, S) normalised pictures; with `rng` augmented."""
@@ -236,7 +249,8 @@ def search(
 ) -> Facts:  # fmt: skip
     """Short trainings at several learning rates, on fixed random Training and validation items, with the first seed.
 
-    Where the best rate is the lowest or highest, the next one beyond it is tried as well, `grid.beyond` times at most.
+    Where the best rate is the lowest or highest, the next one beyond it is tried as well, `grid.beyond` times at most. A rate
+    whose loss is not finite is left out; FloatingPointError where that is so of all.
     notes: "tried", of each rate the best epoch's validation accuracy and loss; "rate", the best one by accuracy, of several
     the one with the lowest loss; "rows", "n", "epochs".
     """
@@ -245,18 +259,24 @@ def search(
     some = data.select(np.concatenate(rows))
     head = first_head(encoder, some, method, prompts)
 
-    def attempt(rate: float) -> dict:
+    def attempt(rate: float) -> list[dict]:
         short = replace(config, fit=replace(config.fit, epochs=grid.epochs, learning_rate=rate))
-        history = fit(encoder, some, method, short, prompts, head, seed=config.seeds[0], work=replace(work, folder=None)).history
-        return {"rate": rate} | history[training.best_epoch(history)]
+        try:
+            done = fit(encoder, some, method, short, prompts, head, seed=config.seeds[0], work=replace(work, folder=None))
+        except FloatingPointError as error:  # a rate too high is no candidate, and no reason to stop
+            print(f"{work.step}, rate {rate:g} left out: {error}", file=sys.stderr)
+            return []
+        return [{"rate": rate} | done.history[training.best_epoch(done.history)]]
 
-    tried = [attempt(factor * config.fit.learning_rate) for factor in sorted(grid.factors)]
-    for _ in range(grid.beyond):
+    tried = [found for factor in sorted(grid.factors) for found in attempt(factor * config.fit.learning_rate)]
+    if not tried:
+        raise FloatingPointError(f"{work.step}: no rate of the search gives a finite loss; start from a lower one")
+    for _ in range(grid.beyond if len(tried) > 1 else 0):
         best, apart = training.best_epoch(tried), tried[1]["rate"] / tried[0]["rate"]
         if best == 0:
-            tried.insert(0, attempt(tried[0]["rate"] / apart))
+            tried = attempt(tried[0]["rate"] / apart) + tried
         elif best == len(tried) - 1:
-            tried.append(attempt(tried[-1]["rate"] * apart))
+            tried += attempt(tried[-1]["rate"] * apart)
     rate = tried[training.best_epoch(tried)]["rate"]  # one rule for epochs and rates
     return facts(data, {"tried": tried, "rate": rate, "rows": len(rows[0]), "n": len(rows[1]), "epochs": grid.epochs})
 

@@ -93,8 +93,8 @@ def class_balance(counts: np.ndarray, classes: tuple[str, ...], title: str | Non
     for i, (split, row, alpha) in enumerate(zip(SPLITS, shares, (1.0, 0.7, 0.45), strict=True)):
         places = np.arange(len(classes)) + 0.27 * (i - 1)
         ax.bar(places, row, 0.25, color=[COLOURS.get(c, LINES[0]) for c in classes], alpha=alpha)
-        tallest, ink = int(shares[0].argmax()), "black" if alpha < 1 else "white"
-        ax.text(places[tallest], 0.8, split, rotation=90, ha="center", va="bottom", fontsize=8, color=ink)
+        tallest = int(shares[0].argmax())
+        ax.text(places[tallest], 0.8, split, rotation=90, ha="center", va="bottom", fontsize=8)
     for k, share in enumerate(shares[2]):  # as wide as two bars
         ax.text(k + 0.27, shares[1:, k].max() + 0.4, f"{share:.1f} %", ha="center", va="bottom", fontsize=8)
     ax.set(xticks=range(len(classes)), xticklabels=classes, ylabel="share of the split (%)", title=title)
@@ -160,7 +160,8 @@ def learning_curves(histories: dict[str, list[list[dict]]], title: str | None = 
             axes[1].plot(epochs, values, color=colour, alpha=0.8)
             best = max(range(len(history)), key=lambda k: (values[k], -history[k]["validation_loss"]))  # as the loop chooses
             axes[1].plot(epochs[best], values[best], "o", color=colour, ms=4)
-        final[name] = epochs[-1], 100 * float(np.mean([history[-1]["validation_accuracy"] for history in seeds])), colour
+        height = 100 * np.mean([history[-1]["validation_accuracy"] for history in seeds])
+        final[name] = max(map(len, seeds)), height, colour
     for rank, (name, (last, height, colour)) in enumerate(sorted(final.items(), key=lambda item: item[1][1])):
         where = {"xytext": (5, 6 * (2 * rank - len(final) + 1)), "textcoords": "offset points", "va": "center"}
         axes[1].annotate(name, (last, height), color=colour, **where)
@@ -174,8 +175,9 @@ def learning_curves(histories: dict[str, list[list[dict]]], title: str | None = 
     axes[1].set(xlabel="epoch", ylabel="validation accuracy (%)", ylim=(min(shown) - room, max(shown) + room))
     axes[1].set_title("higher is better")
     for ax, room in zip(axes, (1.5, 1.28), strict=True):
-        ticks = MaxNLocator(integer=True).tick_values(1, epochs[-1])
-        ax.set(xticks=[t for t in ticks if 1 <= t <= epochs[-1]], xlim=(0.8, room * epochs[-1]))
+        last = max(end for end, *_ in final.values())
+        ticks = MaxNLocator(integer=True).tick_values(1, last)
+        ax.set(xticks=[t for t in ticks if 1 <= t <= last], xlim=(0.8, room * last))
     return headed(fig, title)
 
 
@@ -257,7 +259,7 @@ def trade_off(mixtures: dict[str, Facts], chosen: tuple[str, float], probe: floa
     ax.set(title=f"Fine-tuning changes generality by {min(ends):+.1f} to {max(ends):+.1f} points, a linear probe not at all")
     ax.set(xlabel="change of generality (points; right is better; grey: at most one point lost)")
     ax.set(ylabel=f"emotion accuracy, {mixtures[chosen[0]].arrays['right.emotion'].shape[1]} validation items (%)")
-    ax.margins(x=0.14, y=0.08)
+    ax.margins(x=0.24, y=0.08)
     return fig
 
 
@@ -305,7 +307,7 @@ def dual_encoder(title: str = "Two encoders, one space: where each way of adapti
     for x, y, words, colour in (
         (3.0, 3.15, "full and LP-FT: every weight · LoRA: thin matrices beside them", LINES[1]),
         (3.0, 0.05, "FLYP: this encoder too", LINES[2]),
-        (5.9, 0.05, "zero-shot: from the sentences · probe, LP-FT: learned", LINES[0]),
+        (5.9, 0.05, "zero-shot: from the sentences · linear probe, LP-FT: learned", LINES[0]),
     ):
         ax.text(x, y, words, ha="center", va="center", fontsize=8, color=colour)
     ax.set(xlim=(0.1, 8.6), ylim=(-0.2, 3.4), title=title)

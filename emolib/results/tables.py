@@ -150,7 +150,8 @@ def rates(searched: dict[str, Facts]) -> pd.DataFrame:
 def generality(mixtures: dict[str, Facts], chosen: tuple[str, float], whole: Facts | None = None) -> pd.DataFrame:
     """What each method's training changed beside emotion, on the items kept for reporting; mixtures: of `generality.mixtures`.
 
-    chosen: method and alpha of a mixture; whole: of `generality.at_own_size`; each a row of its own. Points with intervals.
+    chosen: method and alpha of a mixture; whole: of `generality.at_own_size`; each a row of its own. Points with intervals, but
+    for the mean at that size.
     """
     first = metrics.known(next(iter(mixtures.values())))
     rows = [["pretrained, %", *(percent(v[0, 1::2].mean()) for v in first.values()), None]]
@@ -161,12 +162,12 @@ def generality(mixtures: dict[str, Facts], chosen: tuple[str, float], whole: Fac
         rows.append([f"pretrained, at {whole.notes['size']} pixels, change", *gaps, f"{100 * mean:+.1f}"])
     ends = {WAYS[method]: (found, len(found.notes["alphas"]) - 1) for method, found in mixtures.items()}
     found = mixtures[chosen[0]]
-    ends[f"chosen: {WAYS[chosen[0]]}, α = {chosen[1]:g}"] = found, found.notes["alphas"].index(chosen[1])
+    ends[f"chosen: {WAYS[chosen[0]]} at α = {chosen[1]:g}"] = found, found.notes["alphas"].index(chosen[1])
     for name, (found, place) in ends.items():
         cells = [signed(metrics.change(v[0, 1::2], v[place, 1::2])) for v in metrics.known(found).values()]
         rows.append([f"{name}, change", *cells, signed(metrics.kept_at(found, place))])
     names = [f"{name} (n = {v[0, 1::2].size:,})" for name, v in first.items()]
-    return pd.DataFrame(rows, columns=["encoder", *names, "generality (mean)"], dtype=object)
+    return pd.DataFrame(rows, columns=["encoder; points (95 % interval), first seed", *names, "generality (mean)"], dtype=object)
 
 
 def checks(found: Iterable[Facts]) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """The command line: wrong words are answered with the choices, failures named, tables printed without torch."""
 
+import errno
 import os
 import re
 import subprocess
@@ -41,8 +42,18 @@ def test_two_runs_do_not_share_a_folder(tmp_path):
     refused = emolib("run", "--profile", "published", "--out", str(tmp_path), "01")
     assert refused.returncode == 1 and f"another run is writing to {tmp_path}" in refused.stderr
     assert "--out FOLDER" in refused.stderr and "Traceback" not in refused.stderr
-    held.release()
-    cli.hold(tmp_path).release()
+    held.close()
+    cli.hold(tmp_path).close()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])
+def test_a_drive_without_locks_keeps_nobody_out(tmp_path, monkeypatch, capsys, number):
+    def refuse(file, how):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    cli.hold(tmp_path).close()
+    assert f"{tmp_path} cannot be locked" in capsys.readouterr().err
 
 
 def test_the_results_are_printed_without_torch():

@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState, PartialState
 
 from emolib.app import steps
 from emolib.data import prompts, sets
-from emolib.models import attention, baselines, encoder, fusion, generality, heads, networks, tuning
+from emolib.models import attention, baselines, encoder, fusion, generality, heads, networks, training, tuning
 from emolib.profiles import Search, Work, get
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -31,6 +31,7 @@ def on_gpu(monkeypatch):
     for state in (AcceleratorState, PartialState):
         state._reset_state()
     with gpu.Pretend():
+        assert PartialState().device == device
         yield device
     for state in (AcceleratorState, PartialState):
         state._reset_state()
@@ -49,7 +50,9 @@ def few(data, count: int = 40):
 @pytest.fixture
 def clip(on_gpu, tmp_path, monkeypatch):
     monkeypatch.setattr(encoder, "CACHE", tmp_path / "features")
-    return encoder.load(SAMPLE.clip, "float32")
+    loaded = encoder.load(SAMPLE.clip, "float32")
+    assert loaded.model.device == on_gpu and isinstance(loaded.model.logit_scale, gpu.OnGpu)
+    return loaded
 
 
 def test_the_device_refuses_what_a_gpu_refuses(on_gpu):
@@ -62,6 +65,8 @@ def test_the_device_refuses_what_a_gpu_refuses(on_gpu):
         there.numpy()
     with pytest.raises(RuntimeError, match="cannot be indexed"):
         here[torch.zeros(1, dtype=torch.long, device=on_gpu)]
+    with pytest.raises(RuntimeError, match="lengths"):
+        torch.nn.utils.rnn.pack_padded_sequence(there.view(1, 2, 1), torch.tensor([2], device=on_gpu), batch_first=True)
     assert (there + here.to(on_gpu)).cpu().tolist() == [2, 2] and there.sum().item() == 2
 
 
@@ -74,10 +79,13 @@ def linear_map(cell, packed, _=None):
 def test_baselines(on_gpu, sample_texts, sample_faces, monkeypatch):
     for cell in (torch.nn.LSTM, torch.nn.GRU):
         monkeypatch.setattr(cell, "forward", linear_map)
+    step, seen = training.train_step, set()
+    monkeypatch.setattr(training, "train_step", lambda run, x, *rest: seen.add(x[0].device) or step(run, x, *rest))
     for cell in ("lstm", "gru", "none"):
         found = baselines.recurrent(few(sample_texts), cell, short(SAMPLE.gru), work=Work("float32"))
         assert np.isfinite(found.probs).all()
     assert np.isfinite(baselines.cnn(few(sample_faces), short(SAMPLE.cnn), work=Work("float32")).probs).all()
+    assert seen == {on_gpu}
 
 
 def test_the_frozen_encoder(clip, sample_faces, sample_texts):

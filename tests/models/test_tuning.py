@@ -141,12 +141,14 @@ def test_a_search_chooses_on_validation_among_short_trainings(encoder, few, work
     assert config.at(found["rate"]).fit.learning_rate == found["rate"]
 
 
-@pytest.mark.parametrize(("best", "tried"), [(1e-3, 3), (3e-3, 4), (1e-4, 5), (1e-6, 5)])
+@pytest.mark.parametrize(("best", "tried"), [(1e-3, 3), (3e-3, 4), (1e-4, 5), (1e-6, 5), (1e-2, 5), (9.0, 3)])
 def test_a_search_goes_on_beyond_an_edge(encoder, few, monkeypatch, best, tried):
-    """Rates 1/3, 1 and 3 times 1e-3 first; two more at most, on the side where it gets better."""
+    """Rates 1/3, 1 and 3 times 1e-3 first; two more at most, on the side where it gets better; one that diverges is left out."""
 
     def peak(*arguments, **_):
         rate = arguments[3].fit.learning_rate
+        if best > 1 and rate > 4e-3:
+            raise FloatingPointError("the loss is nan")
         history = [{"validation_accuracy": -abs(np.log(rate / best)), "validation_loss": 0.0}]
         return training.Fitted(None, history, {})
 
@@ -171,6 +173,18 @@ def test_the_contrastive_loss_is_clips():
     square, each = logits[:3], torch.arange(3)  # pictures and prompts are smoothed alike, so they may change places
     smooth, turned = (float(tuning.contrastive(some, each, 0.2)) for some in (square, square.T))
     assert np.isclose(smooth, turned) and not np.isclose(smooth, float(tuning.contrastive(square, each)))
+
+
+def test_texts_lose_a_share_of_their_tokens_in_training_only(encoder, sample_texts):
+    texts = some(sample_texts, 40, 0, 0)
+    batches, rows = Batches(texts, encoder, replace(short("lpft"), drop=0.3)), np.arange(40)
+    whole, left = (batches.batch(rows, rng, 0.0)[1].sum(1) for rng in (None, np.random.default_rng(0)))
+    assert whole.tolist() == batches.lengths.tolist() and (left <= whole).all() and (left >= 2).all()
+    assert 0.6 < float((left - 2).sum() / (whole - 2).sum()) < 0.8
+    tokens = batches.tokens[0]
+    thin = tuning.thinned(tokens, np.random.default_rng(1), 0.5)
+    rest = iter(tokens)
+    assert (thin[0], thin[-1]) == (tokens[0], tokens[-1]) and all(token in rest for token in thin), "in their order"
 
 
 def test_pictures_that_are_no_array_are_opened_once_where_they_fit(encoder, few, monkeypatch):

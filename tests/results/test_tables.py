@@ -69,15 +69,14 @@ def test_the_chosen_rate_is_bold():
 
 def test_generality_and_other_texts_carry_the_changes(mixtures):
     mixtures.arrays["ranks"][..., ::2] = 0  # the items on which a trade-off is chosen do not count here
-    frame = tables.generality({"full": mixtures})
+    frame = tables.generality({"full": mixtures}, ("full", 0.5))
     assert frame.columns[1] == "retrieval (n = 50)" and frame.iloc[0, 1] == "100.0"
-    assert (
-        frame.iloc[1, 0] == "full fine-tuning, change" and frame.iloc[1, 1].startswith("-50.0 (") and frame.iloc[1, 2] == "-50.0"
-    )
+    assert frame["generality (mean)"].str.startswith("-50.0 (").tolist()[1:] == [True, False]
+    assert frame.iloc[1:, 0].tolist() == ["full fine-tuning, change", "chosen: full fine-tuning at α = 0.5, change"]
     ranks = np.where(np.arange(100) % 4 == 1, 99, 0)
     whole = Facts("f", "made", {"size": 224}, {"ranks": np.tile(ranks, (1, 2, 1))})
-    assert tables.generality({"full": mixtures}, whole).iloc[1, :2].tolist()[0] == "pretrained, at 224 pixels, change"
-    assert tables.generality({"full": mixtures}, whole).iloc[1, 1].startswith("-50.0 (")
+    row = tables.generality({"full": mixtures}, ("full", 0.5), whole).iloc[1].tolist()
+    assert row[0] == "pretrained, at 224 pixels, change" and row[1].startswith("-50.0 (")
     answers = {"labels": np.array([0, 1, 1, 1]), "zero-shot": np.array([0, 1, 1, 0]), "tuned": np.array([0, 0, 0, 1])}
     frame = tables.other_texts(Facts("f", "made", {}, answers))
     assert frame["system"].tolist() == ["largest class", "zero-shot", "tuned"]
