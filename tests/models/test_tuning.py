@@ -89,6 +89,7 @@ def test_lora_merged_equals_unmerged(encoder, few, head):
     assert np.allclose(merged, unmerged.numpy(), atol=1e-6) and not np.allclose(merged, start, atol=1e-3)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert trained == 3 * 3 * 8 * (64 + 64)  # layers x matrices x rank x (in + out)
+    assert {m.scaling["default"] for m in model.modules() if hasattr(m, "scaling")} == {2.0}  # alpha is twice the rank
     with pytest.raises(ValueError, match="method 'full' with rank 8; choose from full, lora, lpft, flyp; lora alone has a rank"):
         tuning.tune(encoder, few, "full", short("lora"), ASKED)
 
