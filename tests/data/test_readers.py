@@ -381,3 +381,8 @@ def test_labels_that_stand_for_no_class_are_refused(found):
     with pytest.raises(DataError, match="wanted one of angry") as error:
         readers.read_label(found, FACE_CLASSES)
     assert len(str(error.value)) < 300
+
+
+def test_one_text_stays_as_it_is_and_several_become_sentences():
+    assert readers.read_text([" I am sad. "], ["text"]) == "I am sad."
+    assert readers.read_text(["A dog.", None, "it runs"], ["title", "more", "caption"]) == "A dog. it runs"
