@@ -386,3 +386,10 @@ def test_labels_that_stand_for_no_class_are_refused(found):
 def test_one_text_stays_as_it_is_and_several_become_sentences():
     assert readers.read_text([" I am sad. "], ["text"]) == "I am sad."
     assert readers.read_text(["A dog.", None, "it runs"], ["title", "more", "caption"]) == "A dog. it runs"
+
+
+def test_a_label_that_two_classes_could_mean_is_refused_and_names_come_before_numbers():
+    assert readers.read_label("happiness", ["joy", "fear"]) == 0
+    with pytest.raises(DataError, match="label is 'happiness', wanted one of joy, happy"):
+        readers.read_label("happiness", ["joy", "happy"])
+    assert readers.class_names(["10", "0", "unsure", "2"]) == ["unsure", "0", "2", "10"]
