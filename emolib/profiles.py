@@ -184,7 +184,7 @@ class Profile:
     texts: Tuning | None = None  # of the text encoder, to the end
     genuine: Tuning | None = None  # of the encoder on genuine pairs
     own: Tuning | None = None  # of the encoder on the reader's own data
-    small_search: Search = field(default_factory=Search)  # for these two sets, which are small
+    small_search: Search = field(default_factory=Search)  # for these two, whose records in `mini` are older than wider grids
     generality: Generality | None = None
     fusion: Fusion | None = None
 

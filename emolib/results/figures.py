@@ -174,10 +174,10 @@ def learning_curves(histories: dict[str, list[list[dict]]], title: str | None = 
     room = 0.08 * (max(shown) - min(shown)) + 0.1
     axes[1].set(xlabel="epoch", ylabel="validation accuracy (%)", ylim=(min(shown) - room, max(shown) + room))
     axes[1].set_title("higher is better")
-    for ax, room in zip(axes, (1.5, 1.28), strict=True):
+    for ax, width in zip(axes, (1.5, 1.28), strict=True):
         last = max(end for end, *_ in final.values())
         ticks = MaxNLocator(integer=True).tick_values(1, last)
-        ax.set(xticks=[t for t in ticks if 1 <= t <= last], xlim=(0.8, room * last))
+        ax.set(xticks=[t for t in ticks if 1 <= t <= last], xlim=(0.8, width * last))
     return headed(fig, title)
 
 

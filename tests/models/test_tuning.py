@@ -118,7 +118,9 @@ def test_tuning_learns_and_predicts_as_its_saved_weights(encoder, few, work):
     assert np.allclose(found.test.probs[0], posteriors, atol=1e-6)
     losses = [epoch["train_loss"] for epoch in found.notes["history"][0]]
     assert losses[-1] < 0.8 * losses[0], losses
-    assert {"seconds", "parameters", "best_epoch"} <= set(found.notes["runs"][1])
+    assert {"seconds", "parameters", "best_epoch"} <= set(found.notes["runs"][1]) and found.notes["runs"][1][
+        "arithmetic"
+    ] == "float64"
 
 
 def test_the_linear_probe_starts_lp_ft_and_nothing_is_kept_without_a_folder(encoder, few, tmp_path, monkeypatch):

@@ -1,8 +1,6 @@
 """Every step that computes, on a device that refuses tensors of the CPU: what a GPU would refuse is found without one."""
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +11,7 @@ from emolib.app import steps
 from emolib.data import prompts, sets
 from emolib.models import attention, baselines, encoder, fusion, generality, heads, networks, training, tuning
 from emolib.profiles import Search, Work, get
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-import gpu
+from tests import gpu
 
 SAMPLE = get("sample")
 
