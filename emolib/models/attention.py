@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import torch
+from transformers import AttentionInterface
 
 from emolib.models.encoder import Encoder, device, unit
 
@@ -18,7 +19,8 @@ def relevance(encoder: Encoder, image, prompt: str) -> np.ndarray:
     Source: Chefer, Gur and Wolf 2021, arXiv:2103.15679, equations 5 and 6.
     """
     pixels = encoder.pixels(image[None] if isinstance(image, np.ndarray) else [image]).requires_grad_()
-    sentence = torch.from_numpy(encoder.encode_texts([prompt], cache=False)[0]).to(pixels)
+    tokens = (x.to(device()) for x in encoder.pad(encoder.tokenize([prompt])))
+    sentence = encoder.text_vectors(*tokens)[0].detach()  # as exact as the model: float32's last bit moves with the machine
     attentions, cosine = attend(encoder, pixels, sentence)
     gradients = torch.autograd.grad(cosine, attentions)
     found = torch.eye(attentions[0].shape[-1], dtype=torch.float64, device=device())
@@ -30,10 +32,20 @@ def relevance(encoder: Encoder, image, prompt: str) -> np.ndarray:
     return row[patches:].view(side, side).cpu().numpy()
 
 
+def exact(module, query, key, value, attention_mask, scaling: float, **_) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention that gives its weights away, at the model's precision: `eager` rounds them to float32, others keep them."""
+    weights = query @ key.transpose(2, 3) * scaling
+    weights = (weights if attention_mask is None else weights + attention_mask).softmax(-1)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+AttentionInterface.register("exact", exact)
+
+
 def attend(encoder: Encoder, pixels: torch.Tensor, sentence: torch.Tensor) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
     """Every layer's attention (1, H, T, T) for one picture, and the picture's cosine with the unit vector of a sentence (D,)."""
     usual = encoder.model.config._attn_implementation
-    encoder.model.set_attn_implementation("eager")  # others do not give their attention away
+    encoder.model.set_attn_implementation("exact")
     try:
         with torch.enable_grad():
             output = encoder.model.get_image_features(pixel_values=pixels, output_attentions=True, **encoder.interpolated(pixels))

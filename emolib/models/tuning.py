@@ -87,7 +87,8 @@ class Classifier(nn.Module):
         self.encoder, self.modalities, self.lora = copy.copy(encoder), modalities, []
         self.changes = modalities  # whose encoders may end with other weights
         self.encoder.model = self.model = copy.deepcopy(encoder.model)
-        if self.model.device.type == "cpu":  # where the backward pass of PyTorch's fused attention takes a third of a step
+        # The backward pass of PyTorch's fused attention takes a third of a step on a CPU; "eager" would round float64 to float32.
+        if self.model.device.type == "cpu" and self.model.dtype != torch.float64:
             self.model.set_attn_implementation("eager")
         self.learn(modalities if not config.rank else ())
         kinds = {"dtype": self.model.dtype, "device": self.model.device}

@@ -48,3 +48,19 @@ def test_the_class_token_stands_for_the_picture(encoder, sample_faces):
     (gradient,) = torch.autograd.grad(cosine, weights)
     by_hand = (weights[0] * gradient)[0, :, 0, 1:].clamp(min=0).mean(0)
     assert len(weights) == 1 and np.allclose(found.ravel(), by_hand.detach().numpy(), atol=1e-12)
+
+
+def test_in_float64_the_map_does_not_hang_on_the_number_of_threads(encoder, sample_faces):
+    """A figure's numbers are compared to six digits on every machine: float32 anywhere on the way would move them."""
+    import torch
+
+    threads, found = torch.get_num_threads(), []
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        found.append([attention.relevance(encoder, face, ASKED["happy"]) for face in sample_faces.images[:4]])
+    torch.set_num_threads(threads)
+    assert np.allclose(*found, rtol=1e-11, atol=0)
+    pixels = encoder.pixels(sample_faces.images[:1])
+    sentence = torch.ones(encoder.dimension, dtype=torch.float64)
+    weights, _ = attention.attend(encoder, pixels, sentence)
+    assert all(abs(layer.sum(-1) - 1).max() < 1e-14 for layer in weights)

@@ -80,6 +80,14 @@ def test_what_is_frozen_stays_bit_equal_and_the_rest_moves(method, encoder, few,
     assert all(torch.equal(encoder.weights[name], before[name]) for name in before), "the encoder itself was changed"
 
 
+def test_attention_is_plain_on_a_cpu_but_for_float64(encoder, head):
+    usual = encoder.model.config._attn_implementation
+    for precision, kind in (("float32", "eager"), ("float64", usual)):
+        given = load(SAMPLE.clip, precision)
+        assert Classifier(given, ("image",), head, short()).model.config._attn_implementation == kind
+        assert given.model.config._attn_implementation == usual != "eager", "the encoder that was given stays as it is"
+
+
 def test_lora_merged_equals_unmerged(encoder, few, head):
     model = train("lora", encoder, few, head, Work("float64"))
     with torch.inference_mode():
