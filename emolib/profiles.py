@@ -184,7 +184,6 @@ class Profile:
     texts: Tuning | None = None  # of the text encoder, to the end
     genuine: Tuning | None = None  # of the encoder on genuine pairs
     own: Tuning | None = None  # of the encoder on the reader's own data
-    small_search: Search = field(default_factory=Search)  # for these two, whose records in `mini` are older than wider grids
     generality: Generality | None = None
     fusion: Fusion | None = None
 
@@ -265,7 +264,7 @@ PROFILES = {
             texts=_tuning(2e-3, epochs=2),
             genuine=_tuning(5e-4, epochs=1, augment=0.2, erase=0.0),
             own=_tuning(5e-3, epochs=6, rank=8, augment=0.2, erase=0.0),
-            search=_SAMPLE_SEARCH, small_search=_SAMPLE_SEARCH,
+            search=_SAMPLE_SEARCH,
             frozen=Frozen(sizes=(32, 48, 64), size_rows=200, shot_seeds=2),
             generality=Generality(alphas=_COARSE, faces=150, pairs=150),
             fusion=_fusion(5e-3, epochs=6, seeds=(0,), width=32, pairings=50, emap=40),
@@ -276,7 +275,7 @@ PROFILES = {
             precision="auto", lstm=_TEXT, gru=_TEXT, cnn=_CNN, clip=_MINI_CLIP, **_ways(1e-4, epochs=1, patches=0.4),
             faces=_tuning(1e-4, epochs=6, ema=0.998, patches=0.4, seeds=(0, 1, 2)),
             texts=_tuning(3e-4, epochs=5, ema=0.99, drop=0.1, seeds=(0, 1, 2)),
-            genuine=_tuning(1e-4, epochs=3, ema=0.99, patches=0.25, seeds=(0, 1, 2)), small_search=Search(beyond=0, rows=2000),
+            genuine=_tuning(1e-4, epochs=3, ema=0.99, patches=0.75, augment=0.2, erase=0.0, seeds=(0, 1, 2)),
             own=_tuning(1e-3, epochs=15, rank=8), frozen=Frozen(sizes=(112, 144, 160, 192, 224), size_rows=1500),
             generality=Generality(alphas=(0.0, 0.1, 0.25, 0.5, 1.0), faces=500, pairs=1000),
             fusion=_fusion(1e-3, epochs=15),

@@ -294,7 +294,7 @@ def recorded(load: Callable[[str], Result]) -> tuple[Records, Records, Records]:
         matched[f"{modality}-tuned"] = fusion.pairs_of(load(name), listed, modality)
     with suppress(MissingRecord):
         found = {kind: load(f"genuine/{kind}") for kind in (*fusion.KINDS, *TUNED)}
-        masked = {k: found[k] if k.startswith("image") else load(f"genuine-masked/{k}") for k in fusion.KINDS}
+        masked = {k: found[k] if k.startswith("image") else load(f"genuine-masked/{k}") for k in found}
         genuine = found
     return genuine, masked, matched
 

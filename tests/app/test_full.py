@@ -26,7 +26,7 @@ small = {{k: replace(c := getattr(full, k), seeds=(0,), fit=replace(c.fit, epoch
 small["own"] = replace(full.own, fit=replace(full.own.fit, epochs=1))
 small["cnn"] = replace(small["cnn"], stem=8, widths=(8, 16), blocks=(1, 1), sizes=((1.0, 24),))
 small["clip"] = replace(full.clip, image_size=64)
-small["search"] = small["small_search"] = replace(full.search, epochs=1, rows=60, factors=(1,), beyond=0)
+small["search"] = replace(full.search, epochs=1, rows=60, factors=(1,), beyond=0)
 small["frozen"] = replace(full.frozen, sizes=(64,), size_rows=60, shots=(1,), shot_seeds=1)
 small["fusion"] = replace(small["fusion"], pairings=5, emap=20, width=32)
 profiles.PROFILES["full"] = replace(full, **small)
