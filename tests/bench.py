@@ -2,9 +2,9 @@
 
 encode: 2,000 faces three ways with the same weights: (a) the zero-shot-image-classification pipeline of transformers as its
 documentation shows it, (b) get_image_features in float32 on batches of 64, (c) this library at the encoder's own picture size,
-and (d) at the profile's. tune: training steps of full fine-tuning, data preparation included. predict: a table of pictures and
-texts through `emolib predict` against the encoder alone. Beside each the share of the machine's rate of matrix products.
-work: how much arithmetic profile `full` is, step by step, and how long it would take; computed, not run.
+and (d) at the profile's. tune: training steps of each way of fine-tuning, data preparation included. predict: a table of
+pictures and texts through `emolib predict` against the encoder alone. Beside each the share of the machine's rate of matrix
+products. work: how much arithmetic profile `full` is, step by step, and how long it would take; computed, not run.
 """
 
 import argparse
@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from PIL import Image
-from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
@@ -117,23 +116,28 @@ def encode(profile: profiles.Profile, count: int) -> None:
 
 
 def tune(profile: profiles.Profile, count: int, *, least: float = 10.0) -> None:
-    """The best step of full fine-tuning, as the loop does it."""
-    loaded, config, data = encoder.load(profile.clip, profile.precision), profile.full, faces(profile, count)
+    """The best step of each way of fine-tuning on faces, as the loop does it; memory is the most until then."""
+    loaded, data, peak = encoder.load(profile.clip, profile.precision), faces(profile, count), products(profile.precision)
     head, rng = heads.zero_shot(loaded, prompts.FACES["templates"]), np.random.default_rng(0)
-    model = tuning.Classifier(loaded, ("image",), head, config)
-    run = training.Run("bench", config.fit, profile.precision, F.cross_entropy, Accelerator(mixed_precision="no"), model)
-    batches, size = tuning.Batches(data, loaded, config), config.fit.batch_size
-    run.model.train()
+    print(f"{loaded.name} at {loaded.size} pixels, {peak / 1e12:,.2f} TFLOP/s in matrix products; MFU: the pictures' alone")
+    print("| fine-tuning | batch | patches | images/s | memory, GB | MFU |\n|:--|--:|--:|--:|--:|--:|")
+    for method, name in labels.METHODS.items():
+        config = getattr(profile, method)
+        model, loss = tuning.start_of(loaded, ("image",), method, config, prompts.FACES["templates"], head)
+        run = training.Run("bench", config.fit, profile.precision, loss, Accelerator(mixed_precision="no"), model)
+        batches, size = tuning.Batches(data, loaded, config), config.fit.batch_size
+        run.model.train()
 
-    def step():
-        rows = rng.integers(0, len(data), size)
-        labels = torch.as_tensor(data.labels[rows], device=run.acc.device)
-        training.train_step(run, batches.batch(rows, rng, 0.5), labels, "one step")
+        def step(run=run, batches=batches, size=size):
+            rows = rng.integers(0, len(data), size)
+            said = torch.as_tensor(data.labels[rows], device=run.acc.device)
+            training.train_step(run, batches.batch(rows, rng, 0.5), said, "one step")
 
-    speed, peak = size / clock(step, least=least), products(profile.precision)
-    share = 300 * speed * flop(loaded) * config.patches / peak  # backward costs twice the forward pass
-    print(f"{loaded.name}, full fine-tuning, batches of {size} at {loaded.size} pixels, {config.patches:.0%} of the patches:")
-    print(f"{speed:,.0f} images/s, {peak_memory() / 1e9:.1f} GB, MFU {share:.0f} % of {peak / 1e12:,.2f} TFLOP/s")
+        speed = size / clock(step, least=least)
+        share = 300 * speed * flop(loaded) * config.patches / peak  # backward costs twice the forward pass
+        memory = f"{peak_memory() / 1e9:.1f} | {share:.0f} %"
+        print(f"| {name} | {size} | {config.patches:.0%} | {speed:,.1f} | {memory} |", flush=True)
+        del model, run, step
 
 
 def predict(profile: profiles.Profile, count: int) -> None:

@@ -10,6 +10,7 @@ import copy
 import hashlib
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -287,6 +288,13 @@ def first_head(encoder: Encoder, data: Dataset, method: str, prompts: list[list[
     return heads.fit_probe(data, encoder.vectors(data))[1] if method == "lpft" else heads.zero_shot(encoder, prompts)
 
 
+def start_of(encoder, modalities, method, config, prompts, head: Head) -> tuple[Classifier, Callable]:
+    """The model that a method trains, as it is before the first step, and its loss."""
+    if method == "flyp":
+        return Prompted(encoder, modalities, head, config, prompts), contrastive
+    return Classifier(encoder, modalities, head, config, train_head=method == "lpft"), F.cross_entropy
+
+
 def fit(encoder, data, method, config, prompts, head: Head, *, seed: int, work: Work) -> training.Fitted:
     """One run of the loop."""
     parts = {"settings": asdict(replace(config, seeds=())), "prompts": prompts if method == "flyp" else None, "method": method}
@@ -294,9 +302,6 @@ def fit(encoder, data, method, config, prompts, head: Head, *, seed: int, work: 
     key = json.dumps([data.fingerprint, data.modalities, encoder.fingerprint, encoder.size, parts, start])
     with training.arithmetic(work):
         torch.manual_seed(seed)
-        if method == "flyp":
-            model, loss = Prompted(encoder, data.modalities, head, config, prompts), contrastive
-        else:
-            model, loss = Classifier(encoder, data.modalities, head, config, train_head=method == "lpft"), F.cross_entropy
+        model, loss = start_of(encoder, data.modalities, method, config, prompts, head)
         train, validation = (Batches(data.part(split), encoder, config) for split in ("train", "validation"))
         return training.fit(model, train, validation, config.fit, seed=seed, key=key, work=work, loss=loss)
