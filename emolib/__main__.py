@@ -91,10 +91,10 @@ def run(chosen: argparse.Namespace) -> int:
         raise SystemExit(f"emolib: profile {profile.name} computes nothing; with -p name --profile {', '.join(COMPUTED)}")
     out = prepare((chosen.out or profiles.out_folder(profile)).resolve(), profile)
     held = hold(out)  # until this function ends
-    if not (profile.data.generated or profile.replays):
+    if not (profile.generated or profile.replays):
         check(profile, any(path.name >= "03" for path in paths))
     # The sample is always computed live; a longer run goes on from the steps that it has finished.
-    if chosen.fresh or profile.data.generated:
+    if chosen.fresh or profile.generated:
         records.remove(out / "records", [path.stem for path in paths])
     if chosen.fresh:
         shutil.rmtree(out / "checkpoints", ignore_errors=True)

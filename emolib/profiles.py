@@ -10,14 +10,6 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
-class Data:
-    """Where the rows come from. `generated` is data/sample; otherwise the folder EMOLIB_DATA, then (texts) the Hub."""
-
-    generated: bool = False
-    clean_training: bool = True  # drop Training duplicates of validation and test items, and constant pictures
-
-
-@dataclass(frozen=True)
 class Fit:
     """One training run: optimiser, schedule, regularisation, early stop."""
 
@@ -169,7 +161,7 @@ class Profile:
     replays: str | None = None
     precision: str = "float32"  # "float64", "float32", "bfloat16" (autocast), "auto" (16 bits where the machine is fast in them)
     threads: int | None = None
-    data: Data = field(default_factory=Data)
+    generated: bool = False  # rows of data/sample; else of the folder EMOLIB_DATA, then (some) of the Hub
     lstm: Recurrent | None = None
     gru: Recurrent | None = None
     cnn: Convolutional | None = None
@@ -238,12 +230,9 @@ _SAMPLE_CLIP = Clip(
 )
 _MINI_CLIP = Clip(
     "clip-mini",
-    "Its encoder is clip-mini, 31.8 M parameters in CLIP's layout. **It is not OpenAI's CLIP**, and no number of it says "
-    "anything about OpenAI's. Image encoder: an ImageNet ViT-Ti/16; text encoder: distilled from MiniLM on 129,022 texts, "
-    "GoEmotions' training texts among them; both aligned on 11,280 real pictures with captions, half of them MSED's "
-    "training pairs, and stopped early on MSED's validation pairs. So MSED and GoEmotions are **in-domain** for it; "
-    "FER-2013 and DAIR-AI Emotion it had never seen. Its weights may not be passed on: others "
-    "can neither check nor rebuild it.",
+    "Its encoder is clip-mini, 31.8 M parameters in CLIP's layout: **not OpenAI's CLIP**, and no number of it says anything "
+    "about OpenAI's. FER-2013 and DAIR-AI Emotion it had never seen; MSED and GoEmotions are **in-domain** for it: their "
+    "training items were part of its own, and MSED's validation pairs stopped its training. What it was made from: README.",
     image_size=160,
 )
 _FULL_CLIP = Clip(
@@ -258,7 +247,7 @@ PROFILES = {
         Profile(
             "sample",
             "Generated faces and sentences, tiny models: it shows that the study runs, and says nothing about people.",
-            precision="float64", threads=1, data=Data(generated=True),
+            precision="float64", threads=1, generated=True,
             lstm=_SAMPLE_TEXT, gru=_SAMPLE_TEXT, cnn=_SAMPLE_CNN, clip=_SAMPLE_CLIP,
             **_ways(5e-4, epochs=1, augment=0.2, erase=0.0), faces=_tuning(5e-4, epochs=2, augment=0.2, erase=0.0),
             texts=_tuning(2e-3, epochs=2),

@@ -13,14 +13,13 @@ import pandas as pd
 
 from emolib import store
 from emolib.data.dataset import DataError
-from emolib.data.labels import FACE_TO_SHARED, TEXT_TO_SHARED
+from emolib.data.labels import TO_SHARED
 from emolib.data.pictures import open_picture
 from emolib.models import fusion
 from emolib.models.fusion import Calibration
 from emolib.profiles import Clip
 
 SETTINGS, CARD = "emolib.json", "README.md"
-_TRANSLATED = FACE_TO_SHARED | TEXT_TO_SHARED
 
 
 @dataclass(frozen=True)
@@ -241,7 +240,7 @@ def several(items) -> list | None:
 
 def place(name: str, own: Sequence[str]) -> int:
     """Where a fused class stands among a modality's own; ValueError where it does not."""
-    found = [i for i, c in enumerate(own) if name in (c, _TRANSLATED.get(c))]
+    found = [i for i, c in enumerate(own) if name in (c, TO_SHARED.get(c))]
     if len(found) != 1:
         raise ValueError(f"{len(found)} of the classes {', '.join(own):.200} stand for the fused class {name}, wanted one")
     return found[0]

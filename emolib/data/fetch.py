@@ -4,24 +4,11 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from emolib.data import hub
 
 GITHUB = "https://github.com"
-
-
-@dataclass(frozen=True)
-class Fetched:
-    """A public set: where it is put below the data folder, what it takes, and under which terms it may be used."""
-
-    name: str
-    folder: str
-    megabytes: int
-    terms: str
-    get: Callable[[Path], None]
 
 
 def download(url: str, md5: str, folder: Path) -> None:
@@ -72,20 +59,21 @@ def msed(folder: Path) -> None:
     clone(f"{GITHUB}/MSEDdataset/MSED", "e8e125471534545926d5a251746ed0a61981a463", folder)
 
 
+# A set's name, its folder below that of the data, megabytes at most, terms, and what fetches it.
 SETS = (
-    Fetched("FER+ votes", "fer2013", 2, "MIT", ferplus),
-    Fetched("MSED", "msed", 700, "research only, no redistribution", msed),
-    Fetched("Flickr8k", "flickr8k", 1100, "non-commercial research; the pictures remain their authors'", flickr8k),
+    ("FER+ votes", "fer2013", 2, "MIT", ferplus),
+    ("MSED", "msed", 700, "research only, no redistribution", msed),
+    ("Flickr8k", "flickr8k", 1100, "non-commercial research; the pictures remain their authors'", flickr8k),
 )
 
 
 def fetch(folder: Path) -> list[str]:
     """Fetch all sets into the data folder, saying of each what it is; returns a sentence for each that could not be had."""
     gaps = []
-    for wanted in SETS:
-        print(f"{wanted.name}: {wanted.megabytes:,} MB at most, into {folder / wanted.folder}; terms: {wanted.terms}", flush=True)
+    for name, place, megabytes, terms, get in SETS:
+        print(f"{name}: {megabytes:,} MB at most, into {folder / place}; terms: {terms}", flush=True)
         try:
-            wanted.get(folder / wanted.folder)
+            get(folder / place)
         except OSError as error:
-            gaps.append(f"{wanted.name} cannot be had ({hub.reasons(error)}); run the same command again")
+            gaps.append(f"{name} cannot be had ({hub.reasons(error)}); run the same command again")
     return gaps

@@ -7,6 +7,7 @@ SHARED_CLASSES = ("anger", "fear", "joy", "sadness", "surprise")
 # `love` has no facial counterpart, `disgust` and `neutral` no textual one; merging love into joy is an ablation, never silent.
 TEXT_TO_SHARED = {name: name for name in SHARED_CLASSES}
 FACE_TO_SHARED = {"angry": "anger", "fear": "fear", "happy": "joy", "sad": "sadness", "surprise": "surprise"}
+TO_SHARED = FACE_TO_SHARED | TEXT_TO_SHARED
 
 # MSED (Jia et al. 2022); its neutral and disgust are no emotion of the shared space.
 MSED_CLASSES = ("happiness", "neutral", "sad", "anger", "fear", "disgust")

@@ -88,7 +88,7 @@ def raw_faces(profile: Profile) -> Dataset:
 
     FER-2013 from EMOLIB_DATA/fer2013 as Kaggle's csv or as class folders, else (`full`) the Hub's copy. Raises MissingData.
     """
-    if profile.data.generated:
+    if profile.generated:
         return read_drawn("fer2013/faces", FACE_CLASSES, "drawn faces")
     folder = data_folder() / "fer2013"
     for name in FER_FILES:
@@ -112,7 +112,7 @@ def raw_texts(profile: Profile) -> Dataset:
 
     Raises MissingData.
     """
-    if profile.data.generated:
+    if profile.generated:
         return readers.read_table(SAMPLE / "emotion", text="text", classes=TEXT_CLASSES, name="built sentences")
     folder = data_folder() / "emotion"
     source = folder if folder.is_dir() else EMOTION_HUB
@@ -126,13 +126,13 @@ def raw_texts(profile: Profile) -> Dataset:
 @once
 def faces(profile: Profile) -> Dataset:
     """The faces that systems see: Training cleaned, unless the profile says otherwise."""
-    return audit.clean(raw_faces(profile)) if profile.data.clean_training else raw_faces(profile)
+    return audit.clean(raw_faces(profile))
 
 
 @once
 def texts(profile: Profile) -> Dataset:
     """The sentences that systems see: Training cleaned, unless the profile says otherwise."""
-    return audit.clean(raw_texts(profile)) if profile.data.clean_training else raw_texts(profile)
+    return audit.clean(raw_texts(profile))
 
 
 @once
@@ -147,7 +147,7 @@ def genuine(profile: Profile) -> Dataset:
 
     MSED from EMOLIB_DATA/msed; in `sample` drawn faces with sentences, sincere or ironic. Raises MissingData.
     """
-    if profile.data.generated:
+    if profile.generated:
         return read_drawn("ironic", ("sincere", "ironic"), "drawn faces with built sentences, sincere or ironic")
     data = msed()
     leak = audit.leaks(data)
@@ -179,7 +179,7 @@ def captioned(profile: Profile) -> Dataset:
     shuffle); in `sample` drawn people with extras["tags"] (N, 3) int: glasses, beard, long hair. Raises MissingData.
     """
     count, classes = profile.generality.pairs, ("pair",)
-    if profile.data.generated:
+    if profile.generated:
         return read_drawn("captioned", classes, "drawn people with captions").select(slice(count))
     if profile.name == "full":
         return flickr8k(profile)
@@ -207,7 +207,7 @@ def other_texts(profile: Profile) -> Dataset:
 
     Raises MissingData.
     """
-    if profile.data.generated:
+    if profile.generated:
         name = "built sentences of other frames"
         return readers.read_table(SAMPLE / "other", text="text", classes=SHARED_CLASSES, name=name)
     if at_hand("GoEmotions"):

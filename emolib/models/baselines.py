@@ -30,7 +30,7 @@ def majority(data: Dataset) -> Predictions:
 def tfidf(data: Dataset) -> Predictions:
     """TF-IDF of words and word pairs with a logistic regression; its C is chosen on validation.
 
-    notes: the C and the words of the largest weight for each class.
+    notes: the C.
     """
     train, held_out = data.part("train"), data.select(data.held_out)
     vectors = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
@@ -40,20 +40,11 @@ def tfidf(data: Dataset) -> Predictions:
         model = LogisticRegression(C=strength, max_iter=1000).fit(inputs, train.labels)
         probs = np.zeros((len(held_out), len(data.classes)))
         probs[:, model.classes_] = model.predict_proba(unseen)  # a class without a Training text stays at zero
-        notes = {"C": strength, "top_terms": top_terms(model, vectors.get_feature_names_out(), data.classes)}
-        grid[str(strength)] = predictions(data, probs[None], notes)
+        grid[str(strength)] = predictions(data, probs[None], {"C": strength})
     best = metrics.choose(
         {c: p.validation for c, p in grid.items()}, lambda p: -metrics.negative_log_likelihood(p.posterior, p.labels)
     )
     return grid[best]
-
-
-def top_terms(model: LogisticRegression, names: np.ndarray, classes: tuple[str, ...], count: int = 8) -> dict[str, list[str]]:
-    """The words of the largest weight for each class that Training has."""
-    rows = model.coef_ if len(model.coef_) > 1 else np.concatenate([-model.coef_, model.coef_])
-    return {
-        classes[k]: names[np.argsort(-row, kind="stable")[:count]].tolist() for k, row in zip(model.classes_, rows, strict=True)
-    }
 
 
 def nearest(data: Dataset) -> Predictions:

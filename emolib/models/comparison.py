@@ -30,7 +30,8 @@ NAMES = {
     "concat": "perceptron on both", "gate": "gate", "joint": "joint embedding", "attention": "cross-attention",
     "tuned": "both encoders fine-tuned",
 }  # fmt: skip
-OWN_NULL = {"attention": "product on tokens", "tuned": "product of fine-tuned"}  # of kinds that see other features
+# The null models of systems that see other features.
+OWN_NULL = {NAMES["attention"]: "product on tokens", NAMES["tuned"]: "product of fine-tuned"}
 TUNED = ("image-tuned", "text-tuned", "tuned")
 Records = dict[str, Predictions]  # of one set of pairs, by kind: `fusion.KINDS`, "image-tuned", "text-tuned", "tuned"
 
@@ -40,22 +41,12 @@ def nulls(found: Records) -> dict[str, Experts]:
     return {n: fusion.experts(found[f"image{k}"], found[f"text{k}"]) for n, k in NULLS.items() if f"image{k}" in found}
 
 
-def networks(found: Records) -> dict[str, str]:
-    """{kind: name} of what was recorded that sees both modalities."""
-    return {kind: name for kind, name in NAMES.items() if kind in found}
-
-
-def null_of(system: str) -> str:
-    """The product of the experts that see the same features as a system."""
-    return next((OWN_NULL.get(kind, NULL) for kind, name in NAMES.items() if name == system), NULL)
-
-
 def systems(found: Records) -> dict[str, Predictions]:
     """Each modality alone, every rule, every network, by name; all calibrated alike, each the mean posterior of its seeds."""
     known = nulls(found)
     named = {f"{m} alone": getattr(known[NULL], m) for m in MODALITIES}
     named |= {rule: known[NULL].fused(rule) for rule in known[NULL].rules} | {n: e.fused() for n, e in known.items()}
-    return named | {name: fusion.calibrated(found[kind]) for kind, name in networks(found).items()}
+    return named | {name: fusion.calibrated(found[kind]) for kind, name in NAMES.items() if kind in found}
 
 
 def under_repairings(found: Records, pairings: np.ndarray) -> dict[str, np.ndarray]:
@@ -65,7 +56,7 @@ def under_repairings(found: Records, pairings: np.ndarray) -> dict[str, np.ndarr
     right = alone_under(experts, pairings)
     right |= {rule: experts.repaired(rule, pairings) == labels for rule in experts.rules}
     right |= {name: e.repaired(NULL, pairings) == labels for name, e in known.items()}
-    learned = {name: found[kind].arrays for kind, name in networks(found).items()}
+    learned = {name: found[kind].arrays for kind, name in NAMES.items() if kind in found}
     return right | {name: arrays["repaired"] == labels for name, arrays in learned.items() if "repaired" in arrays}
 
 
@@ -120,7 +111,7 @@ def against_product(
     """
     rows = []
     for name, found in ((name, found.test) for name, found in systems.items() if name not in NULLS):
-        null = null_of(name)
+        null = OWN_NULL.get(name, NULL)
         if name in (right or {}):
             accuracy = over_pairings(right[name], pairings, found.labels)
             points = over_pairings(right[name].astype(int) - right[null], pairings, found.labels)
@@ -156,7 +147,7 @@ def missing(found: Records, modality: str) -> pd.DataFrame:
     """Each network on test pairs without their image or text, against the expert that sees the rest on the same features."""
     rows, known, other = [], nulls(found), MODALITIES[1 - MODALITIES.index(modality)]
     for kind in BOTH:
-        alone = getattr(known[OWN_NULL.get(kind, NULL)], other).test
+        alone = getattr(known[OWN_NULL.get(NAMES[kind], NULL)], other).test
         ours = replace(alone, probs=found[kind].arrays[f"no_{modality}"][None])
         rows.append(paired(NAMES[kind], f"{other} alone", ours, alone))
     return pd.DataFrame(rows)
@@ -316,16 +307,8 @@ def headlines(load: Callable[[str], Result]) -> pd.DataFrame:
     labels = experts.image.test.labels
     pairings = fusion.repairings(labels, count)
     value, ends, _ = over_pairings(experts.repaired(NULL, pairings) == labels, pairings, labels)
-    rows.append(
-        [
-            "matched pairs",
-            "product of fine-tuned",
-            f"{percent(value)} ({interval(ends)})",
-            None,
-            len(labels),
-            tables.seeds(experts.image),
-        ]
-    )
+    shown, runs = f"{percent(value)} ({interval(ends)})", tables.seeds(experts.image)
+    rows.append(["matched pairs", "product of fine-tuned", shown, None, len(labels), runs])
     return pd.DataFrame(rows, columns=columns, dtype=object)
 
 

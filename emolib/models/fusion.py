@@ -15,7 +15,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax, xlogy
 
-from emolib.data.labels import FACE_TO_SHARED, SHARED_CLASSES, TEXT_TO_SHARED
+from emolib.data.labels import SHARED_CLASSES, TO_SHARED
 from emolib.results import metrics
 from emolib.results.predictions import Facts, Predictions
 
@@ -30,8 +30,7 @@ KINDS = ONE + ONE_ON_TOKENS + BOTH
 
 def in_shared(probs: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
     """(..., K) probabilities of some classes -> (..., 5) of the shared ones; what others had is missing from the sum."""
-    names = {**FACE_TO_SHARED, **TEXT_TO_SHARED}
-    columns = [next(i for i, c in enumerate(classes) if names.get(c) == s) for s in SHARED_CLASSES]
+    columns = [next(i for i, c in enumerate(classes) if TO_SHARED.get(c) == s) for s in SHARED_CLASSES]
     return np.clip(probs[..., columns].astype(np.float64), FLOOR, None)
 
 
@@ -40,24 +39,19 @@ def shared(found: Predictions) -> Predictions:
 
     The probability that it gave to other classes (love; disgust, neutral) is shared out in proportion.
     """
-    # The shared class of each of the system's classes: the one that a certain posterior gives; -1 for none.
-    certain = in_shared(np.eye(len(found.classes)), found.classes)
-    number = np.where(certain.max(1) > 0.5, certain.argmax(1), -1)
+    number = np.array([SHARED_CLASSES.index(TO_SHARED[c]) if c in TO_SHARED else -1 for c in found.classes])
     kept = found.rows(number[found.labels] >= 0)
     probs = in_shared(kept.probs, found.classes)
     probs = (probs / probs.sum(-1, keepdims=True)).astype(np.float32)
     return replace(kept, labels=number[kept.labels], probs=probs, classes=SHARED_CLASSES, arrays={})
 
 
-def looked_up(found: Predictions, ids: np.ndarray) -> np.ndarray:
-    """(N, K) seed-averaged posteriors of the items with these ids; KeyError names the first id that is not there."""
-    position = {number: i for i, number in enumerate(found.ids.tolist())}
-    return found.posterior[[position[number] for number in ids.tolist()]]
-
-
 def pairs_of(found: Predictions, matched: Facts, modality: str) -> Predictions:
     """An expert's answers, one per pair: `found` in the shared classes, looked up by the pairs' image or text ids."""
-    probs = looked_up(shared(found), matched.arrays[modality])[None].astype(np.float32)
+    known = shared(found)
+    position = {number: i for i, number in enumerate(known.ids.tolist())}
+    rows = [position[number] for number in matched.arrays[modality].tolist()]
+    probs = known.posterior[rows][None].astype(np.float32)
     split = np.array(["validation", "test"])[matched.arrays["split"]]
     numbers, labels = (matched.arrays[name].astype(int) for name in ("ids", "labels"))
     notes = {"seeds": len(found.probs)}
@@ -121,21 +115,14 @@ def confidence_weighted(image: np.ndarray, text: np.ndarray) -> np.ndarray:
     return (weights[0] * image + weights[1] * text) / (weights[0] + weights[1])
 
 
-@dataclass(frozen=True)
-class Stacking:
-    """Logistic regression on both experts' log posteriors. weight: (K, 2K), bias: (K,)."""
+def stack(image: np.ndarray, text: np.ndarray, validation: Predictions) -> Callable:
+    """Logistic regression on both log posteriors (Wolpert 1992), a rule (image, text) -> posterior.
 
-    weight: np.ndarray
-    bias: np.ndarray
-
-    def __call__(self, image: np.ndarray, text: np.ndarray) -> np.ndarray:
-        return softmax(_logs(image, text) @ self.weight.T + self.bias, axis=-1)
-
-
-def stack(image: np.ndarray, text: np.ndarray, validation: Predictions) -> Stacking:
-    """Fit on validation pairs: image, text (N, K) in the order of `validation`, which gives the labels (Wolpert 1992)."""
+    Fit on validation pairs: image, text (N, K) in the order of `validation`, which gives the labels.
+    """
     metrics.validation_only(validation, "stack")
-    return Stacking(*metrics.logistic(_logs(image, text), validation.labels, image.shape[1]))
+    weight, bias = metrics.logistic(_logs(image, text), validation.labels, image.shape[1])
+    return lambda image, text: softmax(_logs(image, text) @ weight.T + bias, axis=-1)
 
 
 def _logs(image: np.ndarray, text: np.ndarray) -> np.ndarray:
@@ -165,7 +152,7 @@ class Experts:
     fingerprint: str
 
     @cached_property
-    def stacking(self) -> Stacking:
+    def stacking(self) -> Callable:
         """Fitted on the validation pairs."""
         return stack(self.image.validation.posterior, self.text.validation.posterior, self.image.validation)
 
@@ -270,8 +257,3 @@ def additive(logits: np.ndarray) -> np.ndarray:
     Source: Hessel and Lee 2020, arXiv:2010.06572, equation 3.
     """
     return logits.mean(1) + logits.mean(0) - logits.mean((0, 1))
-
-
-def log_odds(probs: np.ndarray) -> np.ndarray:
-    """Posteriors as log probabilities, the logits that `additive` takes."""
-    return log_softmax(np.log(np.clip(probs, FLOOR, None)), axis=-1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import lru_cache
 
 import numpy as np
@@ -137,19 +137,6 @@ def answers(models: list[Fusion], data: Dataset, rows: np.ndarray, partners: np.
     return np.concatenate(parts, 1)
 
 
-@dataclass(frozen=True)
-class System:
-    """The seeds' networks as one system: their mean posterior, calibrated as experts are."""
-
-    models: list[Fusion]
-    calibration: fusion.Calibration
-
-    def posterior(self, data: Dataset, rows: np.ndarray | None = None, partners: np.ndarray | None = None, there=(True, True)):
-        """(N, K) of the images in `rows` (default all) with the texts in `partners` (default their own)."""
-        rows = np.arange(len(data)) if rows is None else rows
-        return self.calibration(answers(self.models, data, rows, rows if partners is None else partners, there).mean(0))
-
-
 def learn(encoder, pairs: Dataset, kind: str, config: Config, matched: bool, work: Work) -> Predictions:
     """Train one fusion once per seed and ask it everything that the analyses need.
 
@@ -165,25 +152,30 @@ def learn(encoder, pairs: Dataset, kind: str, config: Config, matched: bool, wor
         models, rows = [f.model for f in fits], data.held_out
         notes = {"history": [f.history for f in fits], "runs": [f.notes for f in fits]}
         found = predictions(pairs, answers(models, data, rows, rows), notes)
-        system = System(models, fusion.calibrate(found.validation))
-        arrays = together(system, data.part("test"), config, matched) if kind in fusion.BOTH else {}
-    return replace(found, arrays=arrays)
+        if kind in fusion.BOTH:
+            found = replace(found, arrays=together(models, found.validation, data.part("test"), config, matched))
+    return found
 
 
-def together(system: System, test: Dataset, config: Config, matched: bool) -> dict[str, np.ndarray]:
+def together(models: list[Fusion], validation: Predictions, test: Dataset, config: Config, matched: bool) -> dict:
     """What `learn` asks of a fusion that sees both: EMAP; of matched pairs re-pairings, conflicts, missing modalities."""
-    own = np.arange(len(test))
+    own, calibration = np.arange(len(test)), fusion.calibrate(validation)
+
+    def posterior(rows: np.ndarray, partners: np.ndarray, there=(True, True)) -> np.ndarray:
+        return calibration(answers(models, test, rows, partners, there).mean(0))
+
     rows = np.random.default_rng(0).permutation(own)[: config.emap]
     every, other = (grid.ravel() for grid in np.meshgrid(rows, rows, indexing="ij"))
-    table = fusion.log_odds(system.posterior(test, every, other)).reshape(len(rows), len(rows), -1)
+    table = np.log(np.clip(posterior(every, other), fusion.FLOOR, None)).reshape(len(rows), len(rows), -1)
     found = {"rows": rows.astype(np.int32), "additive": fusion.additive(table).argmax(1).astype(np.int8)}
     if matched:
         pairings = fusion.repairings(test.labels, config.pairings)
-        found["repaired"] = np.stack([system.posterior(test, own, texts).argmax(1) for texts in pairings]).astype(np.int8)
+        found["repaired"] = np.stack([posterior(own, texts).argmax(1) for texts in pairings]).astype(np.int8)
         probs = {
-            "apart": system.posterior(test, own, fusion.conflicts(test.labels, 0.5)),
-            "no_image": system.posterior(test, there=(False, True)), "no_text": system.posterior(test, there=(True, False)),
-        }  # fmt: skip
+            "apart": posterior(own, fusion.conflicts(test.labels, 0.5)),
+            "no_image": posterior(own, own, (False, True)),
+            "no_text": posterior(own, own, (True, False)),
+        }
         found |= {name: values.astype(np.float32) for name, values in probs.items()}
     return found
 

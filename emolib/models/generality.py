@@ -31,7 +31,7 @@ def tasks(profile: Profile) -> dict[str, tuple[Dataset, Prompts]]:
 
     `sample`: glasses, beard and long hair of drawn people; else CIFAR-10, with a prompt of Radford et al. 2021.
     """
-    if profile.data.generated:
+    if profile.generated:
         known = sets.captioned(profile)
         each = {name: replace(known, labels=known.extras["tags"][:, i], classes=("no", "yes")) for i, name in enumerate(WORN)}
         return {name: (data, WORN[name]) for name, data in each.items()}

@@ -41,7 +41,7 @@ def points(judged: pd.DataFrame, title: str, label: str = "accuracy against the 
         ax.plot(100 * found.points, place, "o", ms=5, color=colour, mfc="white" if found.verdict == "tie" else colour)
     ax.axvline(0, color="black", lw=0.8)
     ax.set(yticks=range(len(systems)), yticklabels=systems, ylim=(len(systems) - 0.5, -0.5))
-    ax.set(xlabel=f"{label}; right is better; hollow: a tie by its corrected p")
+    ax.set(xlabel=f"{label}; hollow: a tie by its corrected p")
     handles = [plt.Line2D([], [], color=colour, marker="o", label=kind) for kind, colour in zip(kinds, LINES, strict=False)]
     fig.legend(handles=handles, loc="outside lower center", ncols=len(kinds))
     return headed(fig, title)

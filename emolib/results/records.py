@@ -133,7 +133,7 @@ def start(notebook: str, profile: str) -> Run:
 def encoder_said(run: Run) -> str:
     """A sentence on the dual encoder of a page: of its records where these are replayed, else of the profile."""
     named = os.environ.get("EMOLIB_CLIP")
-    found = {json.dumps(e) for e in map(encoder_of, abouts(run)) if e} if run.replays else set()
+    found = {json.dumps(e) for e in (about["config"].get("encoder") for about in abouts(run)) if e} if run.replays else set()
     if len(found) > 1:
         raise StaleRecord(f"the records of {run.notebook} are of several encoders: {' and '.join(sorted(found))}; record it anew")
     used = json.loads(found.pop())["name"] if found else None
@@ -146,11 +146,6 @@ def encoder_said(run: Run) -> str:
     if used is None and named and run.profile.clip.elsewhere:
         return f"Its encoder is {named}."
     return run.profile.clip.says if used is None or used.split("/")[-1] == usual else f"Its encoder is {used}."
-
-
-def encoder_of(about: dict) -> dict | None:
-    """Name, picture size and fingerprint of the encoder that a record was made with, if any."""
-    return about["config"].get("encoder")
 
 
 def abouts(run: Run) -> list[dict]:

@@ -107,11 +107,6 @@ def protocol(found: Predictions) -> str:
     return "PrivateTest, chosen on PublicTest" if found.classes == FACE_CLASSES else "official test, chosen on validation"
 
 
-def distrusted() -> pd.DataFrame:
-    """Figures that are often quoted and stand in no table, with the reason."""
-    return pd.DataFrame(published.DISTRUSTED, columns=["claim", "why not", "seen in"])
-
-
 def prompts(asked: Predictions, sets: dict[str, list[list[str]]], audit: Facts | None = None) -> pd.DataFrame:
     """One row a set of prompts: sentences per class, accuracy on validation and test; the chosen set in bold."""
     rows = []
@@ -255,4 +250,5 @@ def results_long(load: Load) -> str:
                 gaps.append(f"- {gap}")
         table = beside_published(ours, ANCHORS[kind], audit if ours else None)
         parts += [f"## {title}", markdown(table), *(["\n".join(gaps)] if gaps else [])]
-    return "\n\n".join([*parts, "## Not in these tables", markdown(distrusted())])
+    doubted = pd.DataFrame(published.DISTRUSTED, columns=["claim", "why not", "seen in"])
+    return "\n\n".join([*parts, "## Not in these tables", markdown(doubted)])

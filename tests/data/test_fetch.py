@@ -76,8 +76,8 @@ def test_the_command_names_terms_and_what_could_not_be_had(monkeypatch, tmp_path
     def fail(folder):
         raise OSError("no network")
 
-    made = (fetch.Fetched("One", "one", 2, "research only", lambda folder: folder.mkdir(parents=True)),
-            fetch.Fetched("Two", "two", 3, "MIT", fail))  # fmt: skip
+    made = (("One", "one", 2, "research only", lambda folder: folder.mkdir(parents=True)),
+            ("Two", "two", 3, "MIT", fail))  # fmt: skip
     monkeypatch.setattr(fetch, "SETS", made)
     monkeypatch.setenv("EMOLIB_DATA", str(tmp_path / "raw"))
     assert main(["data"]) == 1 and (tmp_path / "raw" / "one").is_dir()

@@ -196,7 +196,7 @@ def test_the_additive_part_of_an_additive_fusion_is_itself_and_of_xor_is_nothing
 
 def test_the_null_model_is_additive_so_emap_changes_none_of_its_answers():
     _, image, text, _ = world(80)
-    table = fusion.log_odds(fusion.product(image[:, None], text[None], PRIOR))
+    table = np.log(fusion.product(image[:, None], text[None], PRIOR))
     own = fusion.product(image, text, PRIOR)
     # Posteriors are normalised a pair, which adds one number to all classes: the additive part keeps every answer.
     assert np.array_equal(fusion.additive(table).argmax(1), own.argmax(1))
