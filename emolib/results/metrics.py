@@ -110,6 +110,24 @@ def fit_temperature(validation: Predictions) -> float:
     return float(np.exp(found.x))
 
 
+def favour_rare(found: Predictions) -> tuple[Predictions, float]:
+    """A system that names rare classes more often, and the power: its posteriors divided by the class shares to that power.
+
+    The shares are validation's; the power, of 0, 0.1 ... 1, is the one with the best macro-F1 on validation.
+    Source: Menon et al. 2021, Long-tail learning via logit adjustment, arXiv:2007.07314, section 4.1.
+    """
+    valid = found.validation
+    shares = np.maximum(np.bincount(valid.labels, minlength=len(valid.classes)), 1) / len(valid.labels)  # 0 favours without end
+
+    def divided(some: Predictions, power: float) -> Predictions:
+        probs = some.probs / shares**power
+        return replace(some, probs=(probs / probs.sum(-1, keepdims=True)).astype(np.float32))
+
+    powers = {f"{i / 10:g}": divided(valid, i / 10) for i in range(11)}
+    power = float(choose(powers, lambda p: score(p, count=0)["macro_f1"]))
+    return divided(found, power), power
+
+
 def logistic(inputs: np.ndarray, labels: np.ndarray, classes: int, strength: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     """Weight (K, D) and bias (K,) of a multinomial logistic regression at its optimum; strength: scikit-learn's C.
 
