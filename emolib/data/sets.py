@@ -125,13 +125,13 @@ def raw_texts(profile: Profile) -> Dataset:
 
 @once
 def faces(profile: Profile) -> Dataset:
-    """The faces that systems see: Training cleaned, unless the profile says otherwise."""
+    """The faces that systems see: Training cleaned."""
     return audit.clean(raw_faces(profile))
 
 
 @once
 def texts(profile: Profile) -> Dataset:
-    """The sentences that systems see: Training cleaned, unless the profile says otherwise."""
+    """The sentences that systems see: Training cleaned."""
     return audit.clean(raw_texts(profile))
 
 

@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 import torch
-from transformers import AttentionInterface
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import eager_mask
 
 from emolib.models.encoder import Encoder, device, unit
 
@@ -20,7 +21,8 @@ def relevance(encoder: Encoder, image, prompt: str) -> np.ndarray:
     """
     pixels = encoder.pixels(image[None] if isinstance(image, np.ndarray) else [image]).requires_grad_()
     tokens = (x.to(device()) for x in encoder.pad(encoder.tokenize([prompt])))
-    sentence = encoder.text_vectors(*tokens)[0].detach()  # as exact as the model: float32's last bit moves with the machine
+    with torch.no_grad():
+        sentence = encoder.text_vectors(*tokens)[0]  # as exact as the model: float32's last bit moves with the machine
     attentions, cosine = attend(encoder, pixels, sentence)
     gradients = torch.autograd.grad(cosine, attentions)
     found = torch.eye(attentions[0].shape[-1], dtype=torch.float64, device=device())
@@ -33,13 +35,14 @@ def relevance(encoder: Encoder, image, prompt: str) -> np.ndarray:
 
 
 def exact(module, query, key, value, attention_mask, scaling: float, **_) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention that gives its weights away, at the model's precision: `eager` rounds them to float32, others keep them."""
+    """Attention that returns its weights, at the model's precision: CLIP's `eager` rounds them to float32. No dropout."""
     weights = query @ key.transpose(2, 3) * scaling
     weights = (weights if attention_mask is None else weights + attention_mask).softmax(-1)
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
 AttentionInterface.register("exact", exact)
+AttentionMaskInterface.register("exact", eager_mask)  # masks to be added; without it there would be none
 
 
 def attend(encoder: Encoder, pixels: torch.Tensor, sentence: torch.Tensor) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:

@@ -30,7 +30,7 @@ def majority(data: Dataset) -> Predictions:
 def tfidf(data: Dataset) -> Predictions:
     """TF-IDF of words and word pairs with a logistic regression; its C is chosen on validation.
 
-    notes: the C.
+    notes: "C", the strength that was chosen.
     """
     train, held_out = data.part("train"), data.select(data.held_out)
     vectors = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)

@@ -122,7 +122,7 @@ def stack(image: np.ndarray, text: np.ndarray, validation: Predictions) -> Calla
     """
     metrics.validation_only(validation, "stack")
     weight, bias = metrics.logistic(_logs(image, text), validation.labels, image.shape[1])
-    return lambda image, text: softmax(_logs(image, text) @ weight.T + bias, axis=-1)
+    return lambda f, t: softmax(_logs(f, t) @ weight.T + bias, axis=-1)
 
 
 def _logs(image: np.ndarray, text: np.ndarray) -> np.ndarray:

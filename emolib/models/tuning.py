@@ -288,7 +288,7 @@ def first_head(encoder: Encoder, data: Dataset, method: str, prompts: list[list[
     return heads.fit_probe(data, encoder.vectors(data))[1] if method == "lpft" else heads.zero_shot(encoder, prompts)
 
 
-def start_of(encoder, modalities, method, config, prompts, head: Head) -> tuple[Classifier, Callable]:
+def model_and_loss(encoder, modalities, method, config, prompts, head: Head) -> tuple[Classifier, Callable]:
     """The model that a method trains, as it is before the first step, and its loss."""
     if method == "flyp":
         return Prompted(encoder, modalities, head, config, prompts), contrastive
@@ -302,6 +302,6 @@ def fit(encoder, data, method, config, prompts, head: Head, *, seed: int, work: 
     key = json.dumps([data.fingerprint, data.modalities, encoder.fingerprint, encoder.size, parts, start])
     with training.arithmetic(work):
         torch.manual_seed(seed)
-        model, loss = start_of(encoder, data.modalities, method, config, prompts, head)
+        model, loss = model_and_loss(encoder, data.modalities, method, config, prompts, head)
         train, validation = (Batches(data.part(split), encoder, config) for split in ("train", "validation"))
         return training.fit(model, train, validation, config.fit, seed=seed, key=key, work=work, loss=loss)

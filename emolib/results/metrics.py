@@ -113,11 +113,14 @@ def fit_temperature(validation: Predictions) -> float:
 def favour_rare(found: Predictions) -> tuple[Predictions, float]:
     """A system that names rare classes more often, and the power: its posteriors divided by the class shares to that power.
 
-    The shares are validation's; the power, of 0, 0.1 ... 1, is the one with the best macro-F1 on validation.
-    Source: Menon et al. 2021, Long-tail learning via logit adjustment, arXiv:2007.07314, section 4.1.
+    The shares are validation's; the power, of 0, 0.1 ... 1, is the one with the best macro-F1 on validation. The posteriors
+    are then those of other class shares, so their calibration on these items says nothing.
+    After Menon et al. 2021, arXiv:2007.07314 (there: the shares of Training, for the mean recall).
     """
     valid = found.validation
-    shares = np.maximum(np.bincount(valid.labels, minlength=len(valid.classes)), 1) / len(valid.labels)  # 0 favours without end
+    shares = np.maximum(np.bincount(valid.labels, minlength=len(valid.classes)), 1) / len(
+        valid.labels
+    )  # a class without items counts as one
 
     def divided(some: Predictions, power: float) -> Predictions:
         probs = some.probs / shares**power

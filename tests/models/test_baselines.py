@@ -39,7 +39,7 @@ def test_majority_is_the_training_share():
     assert np.allclose(found.probs, (1 - LABELS[:160].mean(), LABELS[:160].mean(), 0)) and found.probs.shape == (1, 80, 3)
 
 
-def test_tfidf_finds_the_words_that_count():
+def test_tfidf_tells_sentences_by_their_words():
     found = baselines.tfidf(sentences())
     assert right(found) == 1
     assert found.notes["C"] in baselines.STRENGTHS and (found.probs[..., 2] == 0).all()

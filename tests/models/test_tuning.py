@@ -15,7 +15,7 @@ from emolib import store
 from emolib.data import pairing, prompts
 from emolib.data.dataset import column
 from emolib.models import heads, training, tuning
-from emolib.models.encoder import PARTS, load
+from emolib.models.encoder import PARTS, device, load
 from emolib.models.tuning import Batches, Classifier, Prompted, Tuned
 from emolib.profiles import ROOT, Search, Work, get
 
@@ -80,6 +80,7 @@ def test_what_is_frozen_stays_bit_equal_and_the_rest_moves(method, encoder, few,
     assert all(torch.equal(encoder.weights[name], before[name]) for name in before), "the encoder itself was changed"
 
 
+@pytest.mark.skipif(device().type != "cpu", reason="of CPUs")
 def test_attention_is_plain_on_a_cpu_but_for_float64(encoder, head):
     usual = encoder.model.config._attn_implementation
     for precision, kind in (("float32", "eager"), ("float64", usual)):

@@ -208,7 +208,7 @@ def test_systems_of_a_set_saw_the_same_data(profile, kind):
     found = {}
     for name in records.names(records.RECORDS / profile):
         record = committed(profile).load(name)
-        part = name.endswith("-unclean") or (name.startswith("genuine") and name.endswith("tuned"))  # one modality, fewer columns
+        part = name.endswith("-unclean") or (name.startswith("genuine") and name.endswith("-tuned"))  # fewer columns
         if name.startswith(kind) and isinstance(record, Predictions) and not part:
             found[name] = (record.fingerprint, record.labels.tobytes(), record.ids.tobytes())
     assert len(set(found.values())) <= 1, {name: value[0][:12] for name, value in found.items()}
@@ -223,6 +223,7 @@ def test_dual_encoders_of_a_profile_are_one(profile):
 # What stands in the braces of a step's name; in other braces any word.
 BRACES = {
     "kind": f"(?:faces|texts|pairs|tuned|image-tuned|text-tuned|{'|'.join(fusion.KINDS)})",
+    "name": "(?:genuine|genuine-masked)",
     "method": f"(?:{'|'.join(METHODS | WAYS)})",
 }  # fmt: skip
 NAME = re.compile(r'f?"((?:faces|texts|pairs|genuine|genuine-masked|generality|own|{\w+})/[\w{}-]+)"')
