@@ -122,12 +122,12 @@ def against_product(
 
 
 def judge(frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """All comparisons of a page as one family: column "pairs" says which, p is corrected for their number (Holm 1979).
+    """All comparisons of a page as one family: column "pairs" says which, p is corrected for their number (Holm 1979), raw_p not.
 
     verdict: "better" or "worse" where the interval leaves out zero and the corrected p is below 0.05, else "tie".
     """
     found = pd.concat([frame.assign(pairs=name) for name, frame in frames.items()], ignore_index=True)
-    found["p"] = metrics.holm(found["p"].tolist())
+    found["raw_p"], found["p"] = found["p"], metrics.holm(found["p"].tolist())
     shown = (found["p"] < 0.05) & ((found["points_low"] > 0) | (found["points_high"] < 0))
     found["verdict"] = np.where(shown, np.where(found["points"] > 0, "better", "worse"), "tie")
     return found
@@ -167,10 +167,15 @@ def every_test(genuine: Records, masked: Records, matched: Records) -> pd.DataFr
 
 
 def nearest(judged: pd.DataFrame) -> str:
-    """The way that lies most above its product, or least below it, in words; judged: rows of `judge`."""
-    f = judged.loc[judged["points"].idxmax()]
+    """The way that comes nearest to being better than its product, in words; judged: rows of `judge`.
+
+    Of those above their product the one with the lowest uncorrected p; where none is above, the one least below.
+    """
+    above = judged[judged["points"] > 0]
+    f = judged.loc[above["raw_p"].idxmin() if len(above) else judged["points"].idxmax()]
     points = signed((f["points"], (f["points_low"], f["points_high"])))
-    return f"{f['system']} on {f['pairs']} pairs, {points} points, p = {p_value(f['p'])}"
+    p = f"p = {p_value(f['p'])}, uncorrected {p_value(f['raw_p'])}"
+    return f"{f['system']} on {f['pairs']} pairs, {percent(f['accuracy'])} %, {points} points, {p}"
 
 
 def at_edge(searched: dict[str, Facts]) -> str:

@@ -62,6 +62,8 @@ def test_words_that_name_an_emotion_are_masked_and_others_stay(sample_texts):
         "Smiling woman feels HAPPY in Madrid", "sad", "An angry man is made to tear a letter, unhappily",
         "A crystal saddle and a joystick happen to lie on the Amazon, a hat on the moor",
     ]  # fmt: skip
-    data = pairing.mask_emotion_words(replace(sample_texts.select(np.arange(4)), texts=column(texts)))
+    given = replace(sample_texts.select(np.arange(4)), texts=column(texts), split=np.array(["train", "test", "train", "test"]))
+    assert pairing.count_emotion_words(given) == ({"named": [2, 0, 1]}, {})
+    data = pairing.mask_emotion_words(given)
     assert data.texts.tolist() == ["woman in Madrid", "a picture", "An man is made to tear a letter,", texts[3]]
     assert data.source.endswith("emotion words masked")

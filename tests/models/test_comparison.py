@@ -167,8 +167,13 @@ def test_families_and_readme_rows_carry_means_over_pairings(found, monkeypatch):
 
 def test_what_lies_nearest_and_which_rates_lie_at_an_edge():
     rows = {"system": ["mean", "gate"], "pairs": "genuine", "points": [-0.01, 0.018], "points_low": [-0.02, 0.006]}
-    frame = pd.DataFrame(rows | {"points_high": [0.0, 0.029], "p": [0.5, 0.069]})
-    assert comparison.nearest(frame) == "gate on genuine pairs, +1.8 (+0.6 to +2.9) points, p = 0.069"
+    frame = pd.DataFrame(rows | {"points_high": [0.0, 0.029], "p": [0.5, 0.069], "raw_p": [0.4, 0.002], "accuracy": [0.8, 0.842]})
+    said = "gate on genuine pairs, 84.2 %, +1.8 (+0.6 to +2.9) points, p = 0.069, uncorrected 0.002"
+    assert comparison.nearest(frame) == said
+    assert comparison.nearest(pd.concat([frame, frame.assign(points=0.03, raw_p=0.01)], ignore_index=True)) == said, (
+        "not the surest"
+    )
+    assert comparison.nearest(frame[:1]).startswith("mean on genuine pairs, 80.0 %, -1.0 ")
     tried = [{"rate": 1e-5}, {"rate": 1e-4}, {"rate": 1e-3}]
     found = {name: Facts("f", "made", {"tried": tried, "rate": rate}, {}) for name, rate in (("image", 1e-5), ("text", 1e-4))}
     assert comparison.at_edge(found) == " (learning rates at the edge of those tried: image)"
