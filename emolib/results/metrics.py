@@ -118,9 +118,8 @@ def favour_rare(found: Predictions) -> tuple[Predictions, float]:
     After Menon et al. 2021, arXiv:2007.07314 (there: the shares of Training, for the mean recall).
     """
     valid = found.validation
-    shares = np.maximum(np.bincount(valid.labels, minlength=len(valid.classes)), 1) / len(
-        valid.labels
-    )  # a class without items counts as one
+    counts = np.maximum(np.bincount(valid.labels, minlength=len(valid.classes)), 1)  # a class without items counts as one
+    shares = counts / len(valid.labels)
 
     def divided(some: Predictions, power: float) -> Predictions:
         probs = some.probs / shares**power
