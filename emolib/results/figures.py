@@ -13,6 +13,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
@@ -165,16 +166,15 @@ def learning_curves(histories: dict[str, list[list[dict]]], title: str | None = 
     for rank, (name, (last, height, colour)) in enumerate(sorted(final.items(), key=lambda item: item[1][1])):
         where = {"xytext": (5, 6 * (2 * rank - len(final) + 1)), "textcoords": "offset points", "va": "center"}
         axes[1].annotate(name, (last, height), color=colour, **where)
-    for key in ("train", "validation"):
-        place = (epochs[-1], seeds[-1][-1][f"{key}_loss"])
-        axes[0].annotate(key, place, (5, 0), textcoords="offset points", va="center")
+    kinds = {"train": ":", "validation": "-"}
+    axes[0].legend([Line2D([], [], color="0.3", linestyle=style) for style in kinds.values()], kinds, frameon=False)
     axes[0].set(xlabel="epoch", ylabel="cross-entropy (nats)", title="lower is better")
     # From the second epoch's height on: the climb of the first would flatten all that follows.
     shown = [100 * h["validation_accuracy"] for seeds in histories.values() for history in seeds for h in history[1:] or history]
     room = 0.08 * (max(shown) - min(shown)) + 0.1
     axes[1].set(xlabel="epoch", ylabel="validation accuracy (%)", ylim=(min(shown) - room, max(shown) + room))
     axes[1].set_title("higher is better")
-    for ax, width in zip(axes, (1.5, 1.28), strict=True):
+    for ax, width in zip(axes, (1.02, 1.28), strict=True):
         last = max(end for end, *_ in final.values())
         ticks = MaxNLocator(integer=True).tick_values(1, last)
         ax.set(xticks=[t for t in ticks if 1 <= t <= last], xlim=(0.8, width * last))
