@@ -48,7 +48,9 @@ def test_learning_curves_draw_every_seed_and_mark_the_kept_epoch():
     loss, accuracy = figures.learning_curves({"GRU": [history, history]}).axes
     assert len(loss.lines) == 4 and loss.lines[0].get_ydata().tolist() == [2.0, 1.0, 0.0]
     assert accuracy.lines[1].get_xdata().tolist() == [2] and accuracy.lines[1].get_ydata().tolist() == [90.0]
-    assert words(loss) == ["train", "validation"] and words(accuracy) == ["GRU"]
+    legend = loss.get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["train", "validation"] and words(accuracy) == ["GRU"]
+    assert [line.get_linestyle() for line in legend.get_lines()] == [line.get_linestyle() for line in loss.lines[:2]]
 
 
 def test_calibration_dots_are_the_errors_before_and_after(make):
