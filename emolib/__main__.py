@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 from emolib import profiles
-from emolib.data.labels import METHODS
+from emolib.data.labels import WAYS
 from emolib.profiles import PROFILES, ROOT, Profile
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -53,8 +53,10 @@ def parser() -> argparse.ArgumentParser:
         type=float,
         help="share of the rows whose picture and text are supposed to disagree, default: the model's",
     )
-    add = command(tune, "train one method only, e.g. on several GPUs: accelerate launch -m emolib tune", COMPUTED, default="full")
-    add("method", choices=[*METHODS, "tuned"], help="tuned: the image encoder to the end, its rate searched first")
+    add = command(
+        tune, "fine-tune on faces in one way only, e.g. on several GPUs: accelerate launch -m emolib tune", COMPUTED, default="full"
+    )
+    add("way", choices=WAYS, help="tuned: LP-FT, with which the study goes on")
     add("--out", type=Path, help="folder of the run, default: runs/PROFILE")
     command(table, "print the results table (Markdown) from the records", PROFILES, default="published")
     command(publish, "re-execute the committed notebooks, rewrite figures, README.md and RESULTS.md", COMPUTED)
@@ -219,22 +221,22 @@ def predict(chosen: argparse.Namespace) -> None:
 
 
 def tune(chosen: argparse.Namespace) -> None:
-    """Leave the finished checkpoints of one method, for `run 04` to take up: the part that several processes can share."""
+    """Search the settings of one way and leave its finished checkpoints, which several processes can share, for `run 04`."""
     from emolib.data import prompts, sets
     from emolib.models import encoder, tuning
     from emolib.results.records import Run
 
-    profile, method = profiles.get(chosen.profile), chosen.method
+    profile, way = profiles.get(chosen.profile), chosen.way
     out = prepare((chosen.out or profiles.out_folder(profile)).resolve(), profile)
     held = None if int(os.environ.get("RANK", 0)) else hold(out)  # by the first process, for all
-    run, data, config = Run("04_clip_fine_tuning", profile), sets.faces(profile), getattr(profile, method, profile.faces)
-    loaded, work, asked = encoder.load(profile.clip, profile.precision), profile.work(f"faces/clip-{method}"), None
-    if method == "tuned":
-        method, search = "lpft", (tuning.search, loaded, data, "lpft", config, None, profile.search)
-        config = config.at(run.step("faces/clip-search", *search).notes["rate"])
-    else:
+    run, data, method = Run("04_clip_fine_tuning", profile), sets.faces(profile), "lpft" if way == "tuned" else way
+    loaded, config, asked = encoder.load(profile.clip, profile.precision), getattr(profile, method), None
+    if method != "lpft":
         asked = prompts.FACES[run.load("faces/clip-zero-shot").notes["prompts"]]
-    tuning.tune(loaded, data, method, config, asked, work=work)
+    settings = (loaded, data, method, config, asked, profile.search, profile.ranks if method == "lora" else None)
+    found = run.step("faces/clip-search" if way == "tuned" else f"faces/clip-{way}-search", tuning.search, *settings).notes
+    config = config.at(found["rate"], found.get("rank"))
+    tuning.tune(loaded, data, method, config, asked, work=profile.work(f"faces/clip-{way}"))
     if held:
         held.close()
 

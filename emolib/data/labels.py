@@ -39,8 +39,8 @@ SPLITS = ("train", "validation", "test")
 
 # Ways of fine-tuning a dual encoder, as they are called on pages.
 METHODS = {"full": "full fine-tuning", "lora": "LoRA", "lpft": "LP-FT", "flyp": "FLYP"}
-# Those of which notebook 4 asks what is forgotten: LP-FT as it is trained on.
-WAYS = {way: METHODS[way] for way in ("full", "lora", "flyp")} | {"tuned": "longer LP-FT"}
+# The same by their records: the study goes on with LP-FT, its records are those of the tuned encoder.
+WAYS = {"tuned" if method == "lpft" else method: title for method, title in METHODS.items()}
 
 # Okabe-Ito, distinguishable with every common colour blindness; a text emotion and its facial counterpart share a colour.
 _PALETTE = {

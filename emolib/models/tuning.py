@@ -246,29 +246,32 @@ def tune(
 
 
 def search(
-    encoder: Encoder, data: Dataset, method: str, config: Tuning, prompts: list[list[str]] | None, grid: Search, *,
-    work: Work = Work(),
+    encoder: Encoder, data: Dataset, method: str, config: Tuning, prompts: list[list[str]] | None, grid: Search,
+    ranks: tuple[int, ...] | None = None, *, work: Work = Work(),
 ) -> Facts:  # fmt: skip
     """Short trainings at several learning rates, on fixed random Training and validation items, with the first seed.
 
     Where the best rate is the lowest or highest, the next one beyond it is tried as well, `grid.beyond` times at most. A rate
-    whose loss is not finite is left out; FloatingPointError where that is so of all.
-    notes: "tried", of each rate the best epoch's validation accuracy and loss; "rate", the best one by accuracy, of several
-    the one with the lowest loss; "rows", "n", "epochs".
+    whose loss is not finite is left out; FloatingPointError where that is so of all. ranks: of LoRA, each tried at the best
+    rate of the configuration's own rank.
+    notes: "tried", of each rate (and rank) the best epoch's validation accuracy and loss; "rate" (and "rank"), the best by
+    accuracy, of several the one with the lowest loss; "rows", "n", "epochs".
     """
     rng = np.random.default_rng(0)
     rows = [rng.permutation(np.flatnonzero(data.split == split))[: grid.rows] for split in SPLITS[:2]]
     some = data.select(np.concatenate(rows))
     head = first_head(encoder, some, method, prompts)
 
-    def attempt(rate: float) -> list[dict]:
-        short = replace(config, fit=replace(config.fit, epochs=grid.epochs, learning_rate=rate))
+    def attempt(rate: float, rank: int = config.rank) -> list[dict]:
+        short = config.at(rate, rank)
+        short = replace(short, fit=replace(short.fit, epochs=grid.epochs))
         try:
             done = fit(encoder, some, method, short, prompts, head, seed=config.seeds[0], work=replace(work, folder=None))
         except FloatingPointError as error:  # a rate too high is no candidate, and no reason to stop
             print(f"{work.step}, rate {rate:g} left out: {error}", file=sys.stderr)
             return []
-        return [{"rate": rate} | done.history[training.best_epoch(done.history)]]
+        found = {"rate": rate} | ({"rank": rank} if ranks else {})
+        return [found | done.history[training.best_epoch(done.history)]]
 
     tried = [found for factor in sorted(grid.factors) for found in attempt(factor * config.fit.learning_rate)]
     if not tried:
@@ -279,8 +282,11 @@ def search(
             tried = attempt(tried[0]["rate"] / apart) + tried
         elif best == len(tried) - 1:
             tried += attempt(tried[-1]["rate"] * apart)
-    rate = tried[training.best_epoch(tried)]["rate"]  # one rule for epochs and rates
-    return facts(data, {"tried": tried, "rate": rate, "rows": len(rows[0]), "n": len(rows[1]), "epochs": grid.epochs})
+    rate = tried[training.best_epoch(tried)]["rate"]
+    tried += [found for rank in ranks or () if rank != config.rank for found in attempt(rate, rank)]
+    best = tried[training.best_epoch(tried)]  # one rule for epochs, rates and ranks
+    chosen = {k: best[k] for k in ("rate", "rank") if k in best}
+    return facts(data, {"tried": tried, **chosen, "rows": len(rows[0]), "n": len(rows[1]), "epochs": grid.epochs})
 
 
 def first_head(encoder: Encoder, data: Dataset, method: str, prompts: list[list[str]] | None) -> Head:
