@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
         help="share of the rows whose picture and text are supposed to disagree, default: the model's",
     )
     add = command(
-        tune, "fine-tune on faces in one way only, e.g. on several GPUs: accelerate launch -m emolib tune", COMPUTED, default="full"
+        tune, "fine-tune on faces in one way, e.g. on several GPUs: accelerate launch -m emolib tune", COMPUTED, default="full"
     )
     add("way", choices=WAYS, help="tuned: LP-FT, with which the study goes on")
     add("--out", type=Path, help="folder of the run, default: runs/PROFILE")

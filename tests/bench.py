@@ -186,16 +186,16 @@ def work() -> None:
 
     faces, texts, real, alphas = 28709, 16000, 6127, len(profile.generality.alphas)
 
-    def tried(grid: Search, rows: int, held: int) -> int:
-        return (len(grid.factors) + grid.beyond) * grid.epochs * (3 * min(rows, grid.rows) + min(held, grid.rows))
+    def tried(grid: Search, rows: int, held: int, ways: int = 1) -> int:
+        attempts = ways * (len(grid.factors) + grid.beyond) + (ways > 1) * (len(profile.ranks) - 1)
+        return attempts * grid.epochs * (3 * min(rows, grid.rows) + min(held, grid.rows))
 
     steps = {
         "02 CNN": trained(profile.cnn, faces, sides),
         "03 frozen vectors, picture sizes": (35887 + len(profile.frozen.sizes) * 2 * profile.frozen.size_rows) * image
         + 20000 * text,
         "04 four ways on faces": sum(trained(getattr(profile, m), faces, image) for m in labels.METHODS),
-        "04 searches, at most": tried(profile.search, faces, 3589) * image + tried(profile.search, texts, 2000) * text,
-        "04 image encoder to the end": trained(profile.faces, faces, image),
+        "04 searches, at most": tried(profile.search, faces, 3589, 4) * image + tried(profile.search, texts, 2000) * text,
         "04 text encoder to the end": trained(profile.texts, texts, text),
         "04 generality": len(labels.WAYS) * alphas * ((1000 + 10000 + 3589) * image + 1000 * text),
         "05 genuine pairs, fine-tuned": 3 * trained(profile.genuine, real, image) + 4 * trained(profile.genuine, real, text),

@@ -164,7 +164,8 @@ def contrastive(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: flo
     """CLIP's loss between the items of a batch and the prompts of their classes: (N, K) logits -> a scalar, nats.
 
     Each item is to find its own prompt among the batch's, and each prompt its item; two items of one class count as each
-    other's mistakes, as in the source: Goyal et al. 2023, Finetune like you pretrain, arXiv:2212.00638, equation 2.
+    other's mistakes, as in the source: Goyal et al. 2023, Finetune like you pretrain, arXiv:2212.00638, equation 2. Targets
+    shared by all items of a class would give the same: their prompt is one, so their columns are equal.
     """
     pairs, own = logits[:, labels], torch.arange(len(labels), device=labels.device)
     rows = F.cross_entropy(pairs, own, label_smoothing=label_smoothing)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import pandas as pd
 
-from emolib.data.labels import FACE_CLASSES, FACE_TO_SHARED, METHODS, SHARED_CLASSES, SPLITS, TEXT_CLASSES, WAYS
+from emolib.data.labels import FACE_CLASSES, FACE_TO_SHARED, SHARED_CLASSES, SPLITS, TEXT_CLASSES, WAYS
 from emolib.results import metrics, published
 from emolib.results.predictions import Facts, Predictions, Result
 from emolib.results.published import Published
@@ -25,8 +25,8 @@ SYSTEMS = {
     },
     "faces": {
         "majority": "majority class", "nearest": "nearest Training face", "cnn": "residual CNN",
-        "clip-zero-shot": "zero-shot", "clip-linear": "linear probe", **{f"clip-{m}": title for m, title in METHODS.items()},
-        "clip-tuned": "image encoder fine-tuned", "clip-wise": "best trade-off",
+        "clip-zero-shot": "zero-shot", "clip-linear": "linear probe", **{f"clip-{way}": title for way, title in WAYS.items()},
+        "clip-tuned": "fine-tuned (LP-FT)", "clip-wise": "best trade-off",
     },
 }  # fmt: skip
 SETS = {"faces": "FER-2013 (seven emotions)", "texts": "DAIR-AI Emotion (six emotions)"}
@@ -132,11 +132,13 @@ def costs(systems: dict[str, Predictions]) -> pd.DataFrame:
 
 
 def rates(searched: dict[str, Facts]) -> pd.DataFrame:
-    """Validation accuracy at each learning rate that was tried, the chosen one in bold; searched: of `tuning.search`."""
+    """Validation accuracy at each learning rate and rank that was tried, the chosen one in bold; searched: of `tuning.search`."""
     rows = []
     for name, found in searched.items():
-        tried = [f"{t['rate']:.1g}: {percent(t['validation_accuracy'])}" for t in found.notes["tried"]]
-        best = [t["rate"] for t in found.notes["tried"]].index(found.notes["rate"])
+        settings = [(t["rate"], t.get("rank")) for t in found.notes["tried"]]
+        named = [f"{rate:.1g}{f' (rank {rank})' if rank else ''}" for rate, rank in settings]
+        tried = [f"{name}: {percent(t['validation_accuracy'])}" for name, t in zip(named, found.notes["tried"], strict=True)]
+        best = settings.index((found.notes["rate"], found.notes.get("rank")))
         tried[best] = f"**{tried[best]}**"
         rows.append([name, ", ".join(tried), *(found.notes[key] for key in ("n", "rows", "epochs"))])
     return pd.DataFrame(rows, columns=["fine-tuned on", "rate: validation accuracy %", "n", "Training items", "epochs"])

@@ -21,7 +21,7 @@ from emolib.data import official
 
 official.FER_TRAINING_COUNTS = {FACES}
 full = profiles.PROFILES["full"]
-ways = ("lora", "full", "lpft", "flyp", "faces", "texts", "genuine", "lstm", "gru", "cnn", "fusion")
+ways = ("lora", "full", "lpft", "flyp", "texts", "genuine", "lstm", "gru", "cnn", "fusion")
 small = {{k: replace(c := getattr(full, k), seeds=(0,), fit=replace(c.fit, epochs=1)) for k in ways}}
 small["own"] = replace(full.own, fit=replace(full.own.fit, epochs=1))
 small["cnn"] = replace(small["cnn"], stem=8, widths=(8, 16), blocks=(1, 1), sizes=((1.0, 24),))

@@ -27,7 +27,7 @@ def emolib(*arguments):
         (["predict", "x.csv", "--model", "m", "--out", "o"], "name at least one of --image-column and --text-column"),
         (["predict", "README.md", "--model", "m", "--out", "o", "--text-column", "t"], r"m/emolib\.json is not there"),
         (["publish", "--profile", "published"], "choose from '?sample'?, '?mini'?, '?full'?"),
-        (["tune", "half"], "choose from '?full'?, '?lora'?, '?lpft'?, '?flyp'?"),
+        (["tune", "half"], "choose from '?full'?, '?lora'?, '?tuned'?, '?flyp'?"),
     ],
 )
 def test_a_wrong_word_is_answered_with_the_choices(arguments, message, tmp_path):

@@ -153,6 +153,20 @@ def test_a_search_chooses_on_validation_among_short_trainings(encoder, few, work
     assert config.at(found["rate"]).fit.learning_rate == found["rate"]
 
 
+def test_other_ranks_are_tried_at_the_best_rate(encoder, few, monkeypatch):
+    def peak(*arguments, **_):
+        config = arguments[3]
+        off = abs(np.log(config.fit.learning_rate / 3e-3)) + abs(np.log(config.rank / 16))
+        return training.Fitted(None, [{"validation_accuracy": -off, "validation_loss": 0.0}], {})
+
+    monkeypatch.setattr(tuning, "fit", peak)
+    config, asked = short("lora", learning_rate=1e-3), prompts.FACES["single"]
+    found = tuning.search(encoder, few, "lora", config, asked, Search(beyond=1), (2, 8, 16), work=Work("float64", 1)).notes
+    tried = [(round(1e3 * t["rate"], 2), t["rank"]) for t in found["tried"]]
+    assert tried == [(0.33, 8), (1.0, 8), (3.0, 8), (9.0, 8), (3.0, 2), (3.0, 16)]
+    assert config.at(found["rate"], found["rank"]) == replace(config.at(3e-3), rank=16)
+
+
 @pytest.mark.parametrize(("best", "tried"), [(1e-3, 3), (3e-3, 4), (1e-4, 5), (1e-6, 5), (1e-2, 5), (9.0, 3)])
 def test_a_search_goes_on_beyond_an_edge(encoder, few, monkeypatch, best, tried):
     """Rates 1/3, 1 and 3 times 1e-3 first; two more at most, on the side where it gets better; one that diverges is left out."""
@@ -185,6 +199,9 @@ def test_the_contrastive_loss_is_clips():
     pairs = logits[:, labels]  # smoothing moves a share of each truth to all, in both directions alike
     smooth = whole + 0.2 * float(pairs.diag().mean() - pairs.mean())
     assert np.isclose(float(tuning.contrastive(logits, labels, 0.2)), smooth) and not np.isclose(smooth, whole)
+    shared = (labels[:, None] == labels).double()
+    shared /= shared.sum(1, keepdim=True)
+    assert np.isclose(float(F.cross_entropy(pairs, shared) + F.cross_entropy(pairs.T, shared)) / 2, whole)
 
 
 def test_texts_lose_a_share_of_their_tokens_in_training_only(encoder, sample_texts):

@@ -16,7 +16,7 @@ import pytest
 
 from emolib import profiles, store
 from emolib.data.dataset import Dataset
-from emolib.data.labels import METHODS, WAYS
+from emolib.data.labels import WAYS
 from emolib.models import fusion
 from emolib.profiles import PROFILES, ROOT, Fit, Search, Work
 from emolib.results import records
@@ -224,7 +224,7 @@ def test_dual_encoders_of_a_profile_are_one(profile):
 BRACES = {
     "kind": f"(?:faces|texts|pairs|tuned|image-tuned|text-tuned|{'|'.join(fusion.KINDS)})",
     "name": "(?:genuine|genuine-masked)",
-    "method": f"(?:{'|'.join(METHODS | WAYS)})",
+    "way": f"(?:{'|'.join(WAYS)})",
 }  # fmt: skip
 NAME = re.compile(r'f?"((?:faces|texts|pairs|genuine|genuine-masked|generality|own|{\w+})/[\w{}-]+)"')
 
