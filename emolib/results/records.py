@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -68,23 +68,40 @@ class Run:
         The record's configuration is what is passed: settings, and the fingerprints of data sets, encoders and earlier
         results. It is compared at each reading; arguments that a replaying run has as None are not known and not compared.
         A function with a parameter `work` gets the profile's. One that returns (notes, arrays) makes `Facts` about the
-        first data set among its arguments.
+        first data set among its arguments. Where a record has but the first of the seeds that are asked for, only the others
+        are trained, and both made one record.
         """
-        config = describe(function, arguments)
-        if self.replays or (self.folder / f"{name}.json").exists():
+        config, earlier = describe(function, arguments), None
+        if begun := self.begun(name, config):
+            earlier, seeds = begun
+            arguments = [replace(a, seeds=seeds) if hasattr(a, "seeds") else a for a in arguments]
+        elif self.replays or (self.folder / f"{name}.json").exists():
             result = self.read(name, config)
             if not self.replays:
                 print(f"{name}: from {self.folder}; --fresh computes it anew", file=sys.stderr)
             return result
         started = time.monotonic()
-        extra = {"work": self.profile.work(name)} if "work" in inspect.signature(function).parameters else {}
+        work = replace(self.profile.work(name), keep=earlier is None)  # the model that is kept is the first seed's
+        extra = {"work": work} if "work" in inspect.signature(function).parameters else {}
         result = function(*arguments, **extra)
         if isinstance(result, tuple):
             result = facts(next(a for a in arguments if isinstance(a, Dataset)), *result)
-        write(name, result, self, config, time.monotonic() - started)
+        before = read_about(self, name)["made"] if earlier else None
+        write(name, earlier.joined(result) if earlier else result, self, config, time.monotonic() - started, before)
         # From here on the record is the result; a checkpoint left behind would let a later run skip the training.
         shutil.rmtree(profiles.out_folder(self.profile) / "checkpoints" / name, ignore_errors=True)
         return self.read(name)
+
+    def begun(self, name: str, config: dict) -> tuple[Predictions, tuple[int, ...]] | None:
+        """A record of some, but not all of the seeds that are asked for, a posterior each, and the seeds that it lacks."""
+        key = next((k for k, v in config.items() if isinstance(v, dict) and "seeds" in v), None)
+        if self.replays or key is None or not (self.folder / f"{name}.json").exists():
+            return None
+        found, stored, seeds = self.read(name), read_about(self, name)["config"], config[key]["seeds"]
+        done = (stored.get(key) or {}).get("seeds", [])
+        same = stored == config | {key: config[key] | {"seeds": done}} and seeds[: len(done)] == done != seeds
+        each = isinstance(found, Predictions) and len(found.notes.get("runs", ())) == len(found.probs) and not found.arrays
+        return (found, tuple(seeds[len(done) :])) if same and each else None
 
     def load(self, name: str) -> Result:
         """An earlier notebook's record; MissingRecord names that notebook."""
@@ -157,6 +174,7 @@ def abouts(run: Run) -> list[dict]:
 def recorded(run: Run) -> str:
     """When, on what and by which code the records of a notebook were made."""
     made = [about["made"] for about in abouts(run)]
+    made += [m["before"] for m in made if "before" in m]
     if not made:
         return ""
     dates, devices, commits = (sorted({m[key] for m in made}) for key in ("date", "device", "commit"))
@@ -215,8 +233,11 @@ def compare(about: dict, config: dict, again: str, *, unknown: bool) -> None:
             )
 
 
-def write(name: str, result: Result, run: Run, config: dict, seconds: float) -> None:
-    """Store arrays, then the JSON that vouches for them by checksum; a kill in between leaves no record."""
+def write(name: str, result: Result, run: Run, config: dict, seconds: float, before: dict | None = None) -> None:
+    """Store arrays, then the JSON that vouches for them by checksum; a kill in between leaves no record.
+
+    before: how the part of the result was made that was there already.
+    """
     path = run.folder / name
     arrays = {f"extra.{k}": v for k, v in result.arrays.items()}
     about = {"kind": "facts"}
@@ -237,7 +258,7 @@ def write(name: str, result: Result, run: Run, config: dict, seconds: float) -> 
         "config": config,
         "data": {"source": result.source, "fingerprint": result.fingerprint},
         "notes": result.notes,
-        "made": provenance() | {"seconds": round(seconds, 1)},
+        "made": provenance() | {"seconds": round(seconds, 1)} | ({"before": before} if before else {}),
         "sha256": hashlib.sha256(path.with_suffix(".safetensors").read_bytes()).hexdigest(),
     }
     store.write_text(path.with_suffix(".json"), json.dumps(about, indent=1) + "\n")

@@ -1,6 +1,7 @@
 """Records: what is stored is what is read; nothing stale, half-written or orphaned is ever shown."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import re
@@ -18,7 +19,7 @@ from emolib import profiles, store
 from emolib.data.dataset import Dataset
 from emolib.data.labels import WAYS
 from emolib.models import fusion
-from emolib.profiles import PROFILES, ROOT, Fit, Search, Work
+from emolib.profiles import PROFILES, ROOT, Fit, Recurrent, Search, Work
 from emolib.results import records
 from emolib.results.predictions import Predictions
 from emolib.results.records import MissingRecord, Run, StaleRecord
@@ -76,6 +77,32 @@ def test_a_step_is_computed_once_with_the_profiles_work_and_leaves_no_checkpoint
     assert not (tmp_path / "checkpoints" / "texts" / "gru").exists()
     run.step("texts/gru", lambda config: pytest.fail("computed again"), FIT)
     assert run.prepare(data).source == "made" and replaying(run).prepare(data) is None
+
+
+def test_further_seeds_are_trained_alone_and_join_the_record(run, make):
+    """Only where the seeds alone differ, the first are the same and each has its own posterior; else it is stale as ever."""
+    asked = []
+
+    def train(config, *, work=None, arrays=None):
+        asked.append((config.seeds, work.keep))
+        each = [{"seed": seed} for seed in config.seeds]
+        probs = np.concatenate([make(seed=seed).probs[:1] for seed in config.seeds])
+        return dataclasses.replace(make(), probs=probs, notes={"history": each, "runs": each}, arrays=arrays or {})
+
+    config = Recurrent(FIT, seeds=(0, 1))
+    first = run.step("texts/gru", train, config)
+    found = run.step("texts/gru", train, wider := dataclasses.replace(config, seeds=(0, 1, 2)))
+    assert asked == [((0, 1), True), ((2,), False)] and [note["seed"] for note in found.notes["runs"]] == [0, 1, 2]
+    assert np.array_equal(found.probs[:2], first.probs) and np.array_equal(found.probs[2], make(seed=2).probs[0])
+    about = json.loads((run.folder / "texts" / "gru.json").read_text())
+    assert about["config"]["config"]["seeds"] == [0, 1, 2] and about["made"]["before"]["commit"] == records.code()["commit"]
+    assert run.step("texts/gru", train, wider) is not None and len(asked) == 2
+    for other in (config, dataclasses.replace(config, seeds=(1, 2, 3)), dataclasses.replace(wider, seeds=(0, 1, 2, 3), hidden=9)):
+        with pytest.raises(StaleRecord, match="texts/gru"):
+            run.step("texts/gru", train, other)
+    run.step("texts/lstm", functools.partial(train, arrays={"map": np.eye(2)}), config)
+    with pytest.raises(StaleRecord, match="texts/lstm"):
+        run.step("texts/lstm", train, wider)
 
 
 def test_a_setting_that_came_later_makes_only_records_with_another_value_stale(run, make):
