@@ -228,13 +228,17 @@ def tune(chosen: argparse.Namespace) -> None:
 
     profile, way = profiles.get(chosen.profile), chosen.way
     out = prepare((chosen.out or profiles.out_folder(profile)).resolve(), profile)
-    held = None if int(os.environ.get("RANK", 0)) else hold(out)  # by the first process, for all
+    rank, step = int(os.environ.get("RANK", 0)), "faces/clip-search" if way == "tuned" else f"faces/clip-{way}-search"
+    held = None if rank else hold(out)  # by the first process, for all
     run, data, method = Run("04_clip_fine_tuning", profile), sets.faces(profile), "lpft" if way == "tuned" else way
     loaded, config, asked = encoder.load(profile.clip, profile.precision), getattr(profile, method), None
     if method != "lpft":
         asked = prompts.FACES[run.load("faces/clip-zero-shot").notes["prompts"]]
     settings = (loaded, data, method, config, asked, profile.search, profile.ranks if method == "lora" else None)
-    found = run.step("faces/clip-search" if way == "tuned" else f"faces/clip-{way}-search", tuning.search, *settings).notes
+    if rank and not (run.folder / f"{step}.json").exists():  # the others search along; one records it
+        found = tuning.search(*settings, work=profile.work(step)).notes
+    else:
+        found = run.step(step, tuning.search, *settings).notes
     config = config.at(found["rate"], found.get("rank"))
     tuning.tune(loaded, data, method, config, asked, work=profile.work(f"faces/clip-{way}"))
     if held:

@@ -167,7 +167,7 @@ class Profile:
     cnn: Convolutional | None = None
     clip: Clip | None = None
     frozen: Frozen = field(default_factory=Frozen)
-    lora: Tuning | None = None  # four ways to fine-tune the image encoder on faces
+    lora: Tuning | None = None  # four ways to fine-tune on faces
     full: Tuning | None = None
     lpft: Tuning | None = None
     flyp: Tuning | None = None

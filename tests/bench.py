@@ -186,8 +186,8 @@ def work() -> None:
 
     faces, texts, real, alphas = 28709, 16000, 6127, len(profile.generality.alphas)
 
-    def tried(grid: Search, rows: int, held: int, ways: int = 1) -> int:
-        attempts = ways * (len(grid.factors) + grid.beyond) + (ways > 1) * (len(profile.ranks) - 1)
+    def tried(grid: Search, rows: int, held: int, ways: int = 1, more: int = 0) -> int:
+        attempts = ways * (len(grid.factors) + grid.beyond) + more
         return attempts * grid.epochs * (3 * min(rows, grid.rows) + min(held, grid.rows))
 
     steps = {
@@ -195,8 +195,9 @@ def work() -> None:
         "03 frozen vectors, picture sizes": (35887 + len(profile.frozen.sizes) * 2 * profile.frozen.size_rows) * image
         + 20000 * text,
         "04 four ways on faces": sum(trained(getattr(profile, m), faces, image) for m in labels.METHODS),
-        "04 searches, at most": tried(profile.search, faces, 3589, 4) * image + tried(profile.search, texts, 2000) * text,
-        "04 text encoder to the end": trained(profile.texts, texts, text),
+        "04 searches, at most": tried(profile.search, faces, 3589, 4, len(profile.ranks) - 1) * image
+        + tried(profile.search, texts, 2000) * text,
+        "04 text encoder": trained(profile.texts, texts, text),
         "04 generality": len(labels.WAYS) * alphas * ((1000 + 10000 + 3589) * image + 1000 * text),
         "05 genuine pairs, fine-tuned": 3 * trained(profile.genuine, real, image) + 4 * trained(profile.genuine, real, text),
         "05 their searches, at most": 2 * tried(profile.search, real, 1021) * (image + text),

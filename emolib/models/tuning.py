@@ -252,7 +252,7 @@ def search(
 ) -> Facts:  # fmt: skip
     """Short trainings at several learning rates, on fixed random Training and validation items, with the first seed.
 
-    Where the best rate is the lowest or highest, the next one beyond it is tried as well, `grid.beyond` times at most. A rate
+    Where the best rate is the lowest or highest, the next one beyond it is tried as well, `grid.beyond` times at most. One
     whose loss is not finite is left out; FloatingPointError where that is so of all. ranks: of LoRA, each tried at the best
     rate of the configuration's own rank.
     notes: "tried", of each rate (and rank) the best epoch's validation accuracy and loss; "rate" (and "rank"), the best by
@@ -269,7 +269,7 @@ def search(
         try:
             done = fit(encoder, some, method, short, prompts, head, seed=config.seeds[0], work=replace(work, folder=None))
         except FloatingPointError as error:  # a rate too high is no candidate, and no reason to stop
-            print(f"{work.step}, rate {rate:g} left out: {error}", file=sys.stderr)
+            print(f"{work.step}, rate {rate:g}{f', rank {rank}' if ranks else ''} left out: {error}", file=sys.stderr)
             return []
         found = {"rate": rate} | ({"rank": rank} if ranks else {})
         return [found | done.history[training.best_epoch(done.history)]]

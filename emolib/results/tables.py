@@ -26,7 +26,7 @@ SYSTEMS = {
     "faces": {
         "majority": "majority class", "nearest": "nearest Training face", "cnn": "residual CNN",
         "clip-zero-shot": "zero-shot", "clip-linear": "linear probe", **{f"clip-{way}": title for way, title in WAYS.items()},
-        "clip-tuned": "fine-tuned (LP-FT)", "clip-wise": "best trade-off",
+        "clip-wise": "best trade-off",
     },
 }  # fmt: skip
 SETS = {"faces": "FER-2013 (seven emotions)", "texts": "DAIR-AI Emotion (six emotions)"}
@@ -137,7 +137,7 @@ def rates(searched: dict[str, Facts]) -> pd.DataFrame:
     for name, found in searched.items():
         settings = [(t["rate"], t.get("rank")) for t in found.notes["tried"]]
         named = [f"{rate:.1g}{f' (rank {rank})' if rank else ''}" for rate, rank in settings]
-        tried = [f"{name}: {percent(t['validation_accuracy'])}" for name, t in zip(named, found.notes["tried"], strict=True)]
+        tried = [f"{words}: {percent(t['validation_accuracy'])}" for words, t in zip(named, found.notes["tried"], strict=True)]
         best = settings.index((found.notes["rate"], found.notes.get("rank")))
         tried[best] = f"**{tried[best]}**"
         rows.append([name, ", ".join(tried), *(found.notes[key] for key in ("n", "rows", "epochs"))])

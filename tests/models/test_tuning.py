@@ -201,7 +201,8 @@ def test_the_contrastive_loss_is_clips():
     assert np.isclose(float(tuning.contrastive(logits, labels, 0.2)), smooth) and not np.isclose(smooth, whole)
     shared = (labels[:, None] == labels).double()
     shared /= shared.sum(1, keepdim=True)
-    assert np.isclose(float(F.cross_entropy(pairs, shared) + F.cross_entropy(pairs.T, shared)) / 2, whole)
+    both = [float(F.cross_entropy(side, shared, label_smoothing=s)) / 2 for s in (0.0, 0.2) for side in (pairs, pairs.T)]
+    assert np.allclose([sum(both[:2]), sum(both[2:])], [whole, smooth]), "targets shared by the items of a class"
 
 
 def test_texts_lose_a_share_of_their_tokens_in_training_only(encoder, sample_texts):

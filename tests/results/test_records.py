@@ -21,7 +21,7 @@ from emolib.data.labels import WAYS
 from emolib.models import fusion
 from emolib.profiles import PROFILES, ROOT, Fit, Recurrent, Search, Work
 from emolib.results import records
-from emolib.results.predictions import Predictions
+from emolib.results.predictions import Facts, Predictions
 from emolib.results.records import MissingRecord, Run, StaleRecord
 
 FIT = Fit(epochs=1, batch_size=2, learning_rate=0.1)
@@ -100,6 +100,10 @@ def test_further_seeds_are_trained_alone_and_join_the_record(run, make):
     for other in (config, dataclasses.replace(config, seeds=(1, 2, 3)), dataclasses.replace(wider, seeds=(0, 1, 2, 3), hidden=9)):
         with pytest.raises(StaleRecord, match="texts/gru"):
             run.step("texts/gru", train, other)
+    run.step("texts/search", lambda config: Facts("f", "made", {"rate": 1}), config)
+    found = run.step("texts/search", lambda config: pytest.fail("searched again"), wider)
+    with pytest.raises(StaleRecord, match="texts/search"):
+        run.step("texts/search", train, dataclasses.replace(config, seeds=(1,)))
     run.step("texts/lstm", functools.partial(train, arrays={"map": np.eye(2)}), config)
     with pytest.raises(StaleRecord, match="texts/lstm"):
         run.step("texts/lstm", train, wider)
