@@ -259,6 +259,7 @@ def trade_off(mixtures: dict[str, Facts], chosen: tuple[str, float], probe: floa
     ax.set(title=f"Fine-tuning changes generality by {min(ends):+.1f} to {max(ends):+.1f} points, a linear probe not at all")
     ax.set(xlabel="change of generality (points; right is better; grey: at most one point lost)")
     ax.set(ylabel=f"emotion accuracy, {mixtures[chosen[0]].arrays['right.emotion'].shape[1]} validation items (%)")
+    ax.legend(loc="lower left", title="from α = 0, right, to 1")
     ax.margins(x=0.24, y=0.08)
     return fig
 
@@ -267,10 +268,9 @@ def path(ax: Axes, found: Facts, name: str, colour: str, mark: str) -> np.ndarra
     """Draw one method's curve with the intervals of its end; returns its points, (A, 2): change of generality, accuracy, in %."""
     right, (_, (low, high)) = found.arrays["right.emotion"], metrics.kept_at(found, -1)
     points = 100 * np.stack([metrics.kept(found, 1), right.mean(1)], 1)
-    ax.plot(*points.T, mark + "-", ms=4, color=colour, alpha=0.85)
+    ax.plot(*points.T, mark + "-", ms=4, color=colour, alpha=0.85, label=name)
     tall, wide = 100 * half_width(right[-1].mean(), right.shape[1]), 50 * (high - low)
     ax.errorbar(*points[-1], tall, wide, color=colour, alpha=0.4, capsize=2)
-    label(ax, f"{name}, α = 1", points[-1], (-4, 4), ha="right", color=colour)
     return points
 
 

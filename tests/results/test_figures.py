@@ -101,7 +101,8 @@ def test_trade_off_carries_curve_star_and_choice(mixtures):
     curve, *_, star, ring = ax.lines
     assert np.allclose(curve.get_xydata(), [[0, 30], [-20, 50], [-50, 60]])
     assert np.allclose(star.get_xydata(), [[0, 55]]) and np.allclose(ring.get_xydata(), [[-20, 50]])
-    assert words(ax) == ["full fine-tuning, α = 1", "α = 0: pretrained", "linear probe", "chosen: α = 0.5"]
+    assert words(ax) == ["α = 0: pretrained", "linear probe", "chosen: α = 0.5"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["full fine-tuning"]
     assert "-50.0" in ax.get_title("left") and "100 validation items" in ax.get_ylabel()
 
 
