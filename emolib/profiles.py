@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from emolib.data.labels import METHODS
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -213,8 +215,7 @@ def _ways(rate: float, *, epochs: int, seeds: dict[str, tuple[int, ...]], **more
 
     seeds: of the ways that have more than one.
     """
-    methods = ("full", "lora", "lpft", "flyp")
-    ways = {method: _tuning(rate, epochs=epochs, seeds=seeds.get(method, (0,)), **more) for method in methods}
+    ways = {method: _tuning(rate, epochs=epochs, seeds=seeds.get(method, (0,)), **more) for method in METHODS}
     return ways | {"lora": ways["lora"].at(10 * rate, rank=8)}
 
 

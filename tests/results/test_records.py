@@ -96,17 +96,30 @@ def test_further_seeds_are_trained_alone_and_join_the_record(run, make):
     assert np.array_equal(found.probs[:2], first.probs) and np.array_equal(found.probs[2], make(seed=2).probs[0])
     about = json.loads((run.folder / "texts" / "gru.json").read_text())
     assert about["config"]["config"]["seeds"] == [0, 1, 2] and about["made"]["before"]["commit"] == records.code()["commit"]
-    assert run.step("texts/gru", train, wider) is not None and len(asked) == 2
-    for other in (config, dataclasses.replace(config, seeds=(1, 2, 3)), dataclasses.replace(wider, seeds=(0, 1, 2, 3), hidden=9)):
+    assert len(run.step("texts/gru", train, wider).probs) == 3 and len(asked) == 2
+    widest = dataclasses.replace(config, seeds=(0, 1, 2, 3, 4))
+    assert len(run.step("texts/gru", train, widest).probs) == 5 and asked[2:] == [((3, 4), False)]
+    path = run.folder / "texts" / "gru.json"
+    about = json.loads(path.read_text())
+    about["made"]["before"]["before"]["date"] = "2001-01-01"
+    path.write_text(json.dumps(about))
+    assert "made 2001-01-01 to " in records.recorded(run), "the first part of a record that was extended twice is told"
+    for other in (
+        config,
+        dataclasses.replace(config, seeds=(1, 2, 3)),
+        dataclasses.replace(widest, seeds=(0, 1, 2, 3, 4, 5), hidden=9),
+    ):
         with pytest.raises(StaleRecord, match="texts/gru"):
             run.step("texts/gru", train, other)
     run.step("texts/search", lambda config: Facts("f", "made", {"rate": 1}), config)
-    found = run.step("texts/search", lambda config: pytest.fail("searched again"), wider)
+    assert run.step("texts/search", lambda config: pytest.fail("searched again"), wider).notes == {"rate": 1}
     with pytest.raises(StaleRecord, match="texts/search"):
         run.step("texts/search", train, dataclasses.replace(config, seeds=(1,)))
     run.step("texts/lstm", functools.partial(train, arrays={"map": np.eye(2)}), config)
     with pytest.raises(StaleRecord, match="texts/lstm"):
         run.step("texts/lstm", train, wider)
+    with pytest.raises(ValueError, match="only be joined on the same items"):
+        make().joined(make(n=6))
 
 
 def test_a_setting_that_came_later_makes_only_records_with_another_value_stale(run, make):
