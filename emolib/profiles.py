@@ -6,8 +6,6 @@ import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from emolib.data.labels import METHODS
-
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -215,7 +213,8 @@ def _ways(rate: float, *, epochs: int, seeds: dict[str, tuple[int, ...]], **more
 
     seeds: of the ways that have more than one.
     """
-    ways = {method: _tuning(rate, epochs=epochs, seeds=seeds.get(method, (0,)), **more) for method in METHODS}
+    methods = ("full", "lora", "lpft", "flyp")  # this module knows nothing of the library
+    ways = {method: _tuning(rate, epochs=epochs, seeds=seeds.get(method, (0,)), **more) for method in methods}
     return ways | {"lora": ways["lora"].at(10 * rate, rank=8)}
 
 
