@@ -198,7 +198,7 @@ _CNN = Convolutional(
         epochs=60, batch_size=64, learning_rate=0.05, optimizer="sgd", weight_decay=5e-4, warmup=0.1, ema=0.999,
         patience=20, clip_norm=5.0,
     ),
-    seeds=(0, 1),
+    seeds=(0, 1, 2),
 )  # fmt: skip
 
 
@@ -261,7 +261,7 @@ PROFILES = {
             "mini",
             "Models sized for two CPU cores; real data: DAIR-AI Emotion, FER-2013, MSED (notebook 6: yours, or drawn skies).",
             precision="auto", lstm=_TEXT, gru=_TEXT, cnn=_CNN, clip=_MINI_CLIP,
-            **_ways(1e-4, epochs=6, ema=0.998, patches=0.4, seeds={"lpft": (0, 1, 2), "full": (0, 1)}),
+            **_ways(1e-4, epochs=6, ema=0.998, patches=0.4, seeds={"lpft": (0, 1, 2), "full": (0, 1, 2), "lora": (0, 1, 2)}),
             texts=_tuning(3e-4, epochs=5, ema=0.99, drop=0.1, seeds=(0, 1, 2)),
             genuine=_tuning(1e-4, epochs=3, ema=0.99, patches=0.75, augment=0.2, erase=0.0, seeds=(0, 1, 2)),
             own=_tuning(1e-3, epochs=15, rank=8), frozen=Frozen(sizes=(112, 144, 160, 192, 224), size_rows=1500),
@@ -271,7 +271,7 @@ PROFILES = {
         Profile(
             "full",
             "Models sized for one GPU; real data: DAIR-AI Emotion, FER-2013, MSED (notebook 6: yours, or drawn skies).",
-            precision="auto", lstm=_TEXT, gru=_TEXT, cnn=replace(_CNN, seeds=(0, 1, 2), sizes=((0.5, 32), (0.5, 44))),
+            precision="auto", lstm=_TEXT, gru=_TEXT, cnn=replace(_CNN, sizes=((0.5, 32), (0.5, 44))),
             clip=_FULL_CLIP,
             **_ways(1e-5, epochs=6, seeds={"lpft": (0, 1, 2)}),
             texts=_tuning(1e-5, epochs=5, seeds=(0, 1, 2)),
