@@ -46,7 +46,7 @@ def tune(encoder, pairs: Dataset, modality: str, config: Tuning, *, work: Work =
     """Fine-tune the encoder on what pairs show ("image", "text" or "both"), from a linear probe on: see `tuning.tune`."""
     from emolib.models import tuning
 
-    return tuning.tune(encoder, seen(pairs, modality), "lpft", config, None, work=replace(work, keep=False))
+    return tuning.tune(encoder, seen(pairs, modality), "lpft", config, None, work=work)
 
 
 def seen(pairs: Dataset, modality: str) -> Dataset:
@@ -61,21 +61,35 @@ def learn(encoder, pairs: Dataset, kind: str, config: Fusion, matched: bool, *, 
     return fusion_networks.learn(encoder, pairs, kind, config, matched, work)
 
 
+def learn_on_tuned(encoder, pairs: Dataset, kind: str, config: Fusion, models: dict[str, str], made: list[Predictions], *,
+                   work: Work = Work()) -> Predictions:  # fmt: skip
+    """The same on the vectors of encoders that were fine-tuned on these pairs and are left as they are from then on.
+
+    models: {modality: step} of `tune`, whose first seed is taken. made: what is recorded of them, so that this record knows it.
+    """
+    return learn(tuned(encoder, models, work)[0], pairs, kind, config, False, work=work)
+
+
+def tuned(encoder, models: dict[str, str], work: Work) -> tuple:
+    """The encoder with each modality's part of a fine-tuned model, {modality: step}, and these models' heads by modality."""
+    from emolib.models.encoder import PARTS
+    from emolib.models.tuning import Tuned
+
+    found = {m: Tuned.load(work.model(step)) for m, step in models.items()}
+    weights = {k: v for m, t in found.items() for k, v in t.weights.items() if k.startswith(PARTS[m])}
+    return encoder.with_weights(weights), {m: t.head for m, t in found.items()}
+
+
 def assemble(encoder, models: dict[str, str], experts: Experts | None, own: dict[str, tuple[str, ...]], work: Work):
     """The `EmotionClassifier` of fine-tuned models, {modality: step}: each gives its part of the encoder and its head.
 
     experts: their calibrations, prior and shared classes; None for one modality. own: each modality's classes.
     """
-    from emolib.models.encoder import PARTS
-    from emolib.models.tuning import Tuned
-
-    tuned = {m: Tuned.load(work.model(step)) for m, step in models.items()}
-    weights = encoder.weights | {k: v for m, t in tuned.items() for k, v in t.weights.items() if k.startswith(PARTS[m])}
     fused = {}
     if experts:
         calibrations = dict(zip(fusion.MODALITIES, experts.calibrations, strict=True))
         fused = {"classes": experts.image.classes, "calibrations": calibrations, "prior": experts.prior}
-    return EmotionClassifier(encoder.with_weights(weights), {m: t.head for m, t in tuned.items()}, own, **fused)
+    return EmotionClassifier(*tuned(encoder, models, work), own, **fused)
 
 
 def classify_pairs(encoder, data: Dataset, models: dict, experts: Experts, own: dict = OWN, *, work: Work = Work()) -> Facts:

@@ -24,16 +24,20 @@ from emolib.results.report import interval, p_value, percent, signed
 from emolib.results.tables import ACCURACY
 
 NULL = "product"
-# The null models, {name: what the kinds of their two experts end in}: on the encoder's vectors, on its tokens, after fine-tuning.
-NULLS = {NULL: "", "product on tokens": "-tokens", "product of fine-tuned": "-tuned"}
+# The null models, {name: what the kinds of their two experts end in}: on the encoder's vectors, on its tokens, after fine-tuning,
+# on the vectors that the fine-tuned encoders give.
+NULLS = {NULL: "", "product on tokens": "-tokens", "product of fine-tuned": "-tuned", "product on tuned vectors": "-on-tuned"}
 NAMES = {
     "concat": "perceptron on both", "gate": "gate", "joint": "joint embedding", "attention": "cross-attention",
     "tuned": "both encoders fine-tuned",
 }  # fmt: skip
+ON_TUNED = tuple(f"{kind}-on-tuned" for kind in fusion.ON_VECTORS)
+NAMES |= {f"{kind}-on-tuned": f"{NAMES[kind]}, tuned vectors" for kind in fusion.ON_VECTORS if kind in BOTH}
 # The null models of systems that see other features.
 OWN_NULL = {NAMES["attention"]: "product on tokens", NAMES["tuned"]: "product of fine-tuned"}
+OWN_NULL |= {NAMES[kind]: "product on tuned vectors" for kind in ON_TUNED if kind in NAMES}
 TUNED = ("image-tuned", "text-tuned", "tuned")
-Records = dict[str, Predictions]  # of one set of pairs, by kind: `fusion.KINDS`, "image-tuned", "text-tuned", "tuned"
+Records = dict[str, Predictions]  # of one set of pairs, by kind: `fusion.KINDS`, `TUNED`, `ON_TUNED`
 
 
 def nulls(found: Records) -> dict[str, Experts]:
@@ -291,7 +295,7 @@ def recorded(load: Callable[[str], Result]) -> tuple[Records, Records, Records]:
     with suppress(MissingRecord):
         found = {kind: load(f"genuine/{kind}") for kind in (*fusion.KINDS, *TUNED)}
         masked = {k: found[k] if k.startswith("image") else load(f"genuine-masked/{k}") for k in found}
-        genuine = found
+        genuine = found | {kind: load(f"genuine/{kind}") for kind in ON_TUNED}
     return genuine, masked, matched
 
 

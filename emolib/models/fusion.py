@@ -26,6 +26,7 @@ MODALITIES = ("image", "text")
 ONE, ONE_ON_TOKENS = MODALITIES, ("image-tokens", "text-tokens")
 BOTH = ("concat", "gate", "attention", "joint")
 KINDS = ONE + ONE_ON_TOKENS + BOTH
+ON_VECTORS = (*ONE, "concat", "gate", "joint")
 
 
 def in_shared(probs: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:

@@ -22,12 +22,13 @@ SEE_TOKENS = (*fusion.ONE_ON_TOKENS, "attention")
 
 
 @lru_cache(maxsize=3)
-def features(encoder, pairs: Dataset) -> Dataset:
+def features(encoder, pairs: Dataset, tokens: bool) -> Dataset:
     """Pairs with their frozen features as extras: "image", "text" (N, D) float32 unit vectors; "image-tokens" (N, P, W) and
-    "text-tokens" (N, T, W') float16, patches and words, where rows of zeros are padding."""
+    "text-tokens" (N, T, W') float16, patches and words, where rows of zeros are padding; without `tokens` (N, 0, 0)."""
     found = {"image": encoder.encode_images(pairs.images), "text": encoder.encode_texts(pairs.texts)}
-    found["image-tokens"] = encoder.encode_images(pairs.images, tokens=True)
-    found["text-tokens"] = encoder.encode_texts(pairs.texts, tokens=True)
+    empty = np.zeros((len(pairs), 0, 0), np.float16)
+    found["image-tokens"] = encoder.encode_images(pairs.images, tokens=True) if tokens else empty
+    found["text-tokens"] = encoder.encode_texts(pairs.texts, tokens=True) if tokens else empty
     return replace(pairs, extras=found)
 
 
@@ -145,7 +146,7 @@ def learn(encoder, pairs: Dataset, kind: str, config: Config, matched: bool, wor
     "repaired" (R, N) classes under R re-pairings, "apart" (N, K) where half are `fusion.conflicts`, "no_image" and "no_text"
     (N, K).
     """
-    data = features(encoder, pairs)
+    data = features(encoder, pairs, kind in SEE_TOKENS)
     work = replace(work, precision="float64" if work.precision == "float64" else "float32")  # so small, 16 bits gain nothing
     with training.arithmetic(work):
         fits = [fit(data, kind, config, matched, seed, work) for seed in config.seeds]

@@ -65,7 +65,8 @@ class Tuned:
     def load(path: Path) -> Tuned:
         """What `save` wrote; FileNotFoundError says which command makes it."""
         if not path.exists():
-            raise FileNotFoundError(f"{path} is not there; make it: python -m emolib run --profile PROFILE --fresh 04")
+            page = {"genuine": "05", "own": "06"}.get(path.parent.name, "04")
+            raise FileNotFoundError(f"{path} is not there; make it: python -m emolib run --profile PROFILE --fresh {page}")
         tensors = load_file(path)
         head = Head(tensors.pop("head.weight").numpy(), tensors.pop("head.bias").numpy())
         return Tuned({k.removeprefix("model."): v for k, v in tensors.items()}, head)

@@ -218,6 +218,20 @@ def test_each_modality_takes_its_own_part_of_its_own_model(clip, work, experts):
     assert made.classes == SHARED_CLASSES and made.calibrations["text"] is experts.calibrations[1]
 
 
+def test_a_fusion_on_tuned_vectors_sees_those_of_both_models(clip, work, pairs, experts):
+    some = dataclasses.replace(pairs, split=np.resize(["train", "validation", "test"], len(pairs)))
+    config, made = dataclasses.replace(profiles.get("sample").fusion, emap=5), [experts.image, experts.text]
+    found, frozen = (
+        function(clip, some, "concat", config, *more, work=dataclasses.replace(work, step=name))
+        for name, function, more in (("after", steps.learn_on_tuned, (MODELS, made)), ("before", steps.learn, (False,)))
+    )
+    vectors = steps.assemble(clip, MODELS, experts, steps.OWN, work).encoder
+    same = steps.learn(vectors, some, "concat", config, False, work=dataclasses.replace(work, step="same"))
+    assert found.probs.tobytes() == same.probs.tobytes() != frozen.probs.tobytes()
+    with pytest.raises(FileNotFoundError, match=r"genuine/z.*--fresh 05"):
+        steps.learn_on_tuned(clip, some, "concat", config, MODELS | {"text": "genuine/z"}, made, work=work)
+
+
 def test_what_is_written_is_checked_against_the_record(clip, work, pairs, experts):
     found = steps.export(clip, pairs, MODELS, experts, work=work)
     assert found.notes["largest_difference"] < 1e-5 and found.notes["from_record"] < 1e-5

@@ -31,7 +31,7 @@ def records(*, answers=None):
     test = labels[N:]
     answers = both if answers is None else answers
     known = {"image": system(labels, image), "text": system(labels, text)}
-    for kind in ("tokens", "tuned"):
+    for kind in ("tokens", "tuned", "on-tuned"):
         known |= {f"image-{kind}": system(labels, image), f"text-{kind}": system(labels, text)}
     partner, pairings = fusion.conflicts(test, 0.5), fusion.repairings(test, 20)
     arrays = {
@@ -39,7 +39,8 @@ def records(*, answers=None):
         "repaired": np.tile(answers[N:].argmax(1), (len(pairings), 1)), "apart": text[N:][partner],
         "no_image": text[N:], "no_text": np.tile(PRIOR, (N, 1)),
     }  # fmt: skip
-    return known | {kind: system(labels, answers, **arrays) for kind in fusion.BOTH} | {"tuned": system(labels, answers)}
+    known |= {kind: system(labels, answers) for kind in ("tuned", *comparison.ON_TUNED) if kind not in known}
+    return known | {kind: system(labels, answers, **arrays) for kind in fusion.BOTH}
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +54,14 @@ def row(frame, name):
 
 def test_each_system_is_held_against_the_experts_that_see_what_it_sees(found):
     better = {f"{m}-tokens": system(found[m].labels, truth(found[m].labels)) for m in fusion.MODALITIES}
+    better |= {f"{m}-on-tuned": better[f"{m}-tokens"] for m in fusion.MODALITIES}
     frame = comparison.against_product(comparison.systems(found | better))
     nulls = dict(zip(frame["system"], frame["null"], strict=True))
     assert (
         nulls.pop("cross-attention") == "product on tokens" and nulls.pop("both encoders fine-tuned") == "product of fine-tuned"
     )
+    on_tuned = {nulls.pop(f"{name}, tuned vectors") for name in ("perceptron on both", "gate", "joint embedding")}
+    assert on_tuned == {"product on tuned vectors"} and row(frame, "gate, tuned vectors").points < -0.05
     assert set(nulls.values()) == {"product"} and not set(nulls) & set(comparison.NULLS) and len(nulls) == 9
     assert row(frame, "cross-attention").points < -0.05 < row(frame, "perceptron on both").points
     bare = comparison.systems({kind: p for kind, p in found.items() if not kind.endswith("tuned")})

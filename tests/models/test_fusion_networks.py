@@ -95,7 +95,7 @@ def test_every_kind_learns_and_does_without_a_modality(kind, work):
     data = simulated("independent", 2000)
     found = learn(data, kind, work)
     assert right(found).mean() > 0.7
-    whole, own = networks.features(READER, data), np.arange(300)
+    whole, own = networks.features(READER, data, True), np.arange(300)
     calibration = fusion.calibrate(found.validation)
     for name, seen, there in (("no_image", "text", (False, True)), ("no_text", "image", (True, False))):
         with training.arithmetic(work):  # the checkpoint is there: nothing is trained again
@@ -110,7 +110,7 @@ def test_every_kind_learns_and_does_without_a_modality(kind, work):
 
 @pytest.mark.parametrize("kind", fusion.KINDS)
 def test_what_is_missing_is_not_looked_at(kind, work):
-    data = networks.features(READER, simulated("independent", 700))
+    data = networks.features(READER, simulated("independent", 700), True)
     turned = {name: data.extras[name][::-1].copy() for name in ("image", "image-tokens")}
     changed, rows = replace(data, extras=data.extras | turned), np.arange(10)
     with training.arithmetic(work):
@@ -123,7 +123,7 @@ def test_what_is_missing_is_not_looked_at(kind, work):
 
 
 def test_padding_is_not_looked_at(work):
-    data = networks.features(READER, simulated("independent", 700))
+    data = networks.features(READER, simulated("independent", 700), True)
     words, rows = data.extras["text-tokens"], np.arange(10)
     longer = replace(data, extras=data.extras | {"text-tokens": np.concatenate([words, np.zeros_like(words)], 1)})
     with training.arithmetic(work):
@@ -132,7 +132,7 @@ def test_padding_is_not_looked_at(work):
 
 
 def test_texts_are_exchanged_inside_a_class_in_training_of_matched_pairs_only():
-    data = networks.features(READER, simulated("independent", 700)).part("train")
+    data = networks.features(READER, simulated("independent", 700), True).part("train")
     texts, rows = data.extras["text"], np.arange(50)
     batches = networks.PairBatches(data, "concat", matched=True)
     text = batches.batch(rows, np.random.default_rng(0), 0.5)[1].numpy()
