@@ -73,6 +73,7 @@ class Tuning:
 
     fit: Fit
     seeds: tuple[int, ...] = (0,)
+    kept: tuple[int, ...] = field(default=(0,), compare=False)  # seeds whose model is kept, for what is asked of it later
     rank: int = 0  # of LoRA's matrices; 0 trains the weights themselves
     patches: float = 1.0  # share of the picture's patches that a training step sees (Li et al. 2023, arXiv:2212.00794)
     augment: float = 0.5
@@ -131,25 +132,23 @@ class Fusion:
 class Work:
     """How and where a step computes: nothing of it changes what is computed, but for rounding.
 
-    folder: for checkpoints and models; None keeps neither. step: the name under which they are kept there. keep: whether a
-    later step reads the model.
+    folder: for checkpoints and models; None keeps neither. step: the name under which they are kept there.
     """
 
     precision: str = "auto"
     threads: int | None = None
     folder: Path | None = None
     step: str = "step"
-    keep: bool = True
 
     def checkpoint(self, seed: int) -> Path | None:
         """The file from which a killed training goes on."""
         return self.folder and self.folder / "checkpoints" / self.step / f"seed-{seed}.safetensors"
 
-    def model(self, step: str | None = None) -> Path:
-        """Where the trained model of this step (or of another) lies; ValueError where nothing is kept."""
+    def model(self, step: str | None = None, seed: int = 0) -> Path:
+        """Where the trained model of this step (or of another) lies, of one seed; ValueError where nothing is kept."""
         if self.folder is None:
             raise ValueError("this work keeps no models; give it a folder: Work(folder=Path(...))")
-        return self.folder / "models" / f"{step or self.step}.safetensors"
+        return self.folder / "models" / f"{step or self.step}{f'-seed-{seed}' if seed else ''}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -208,13 +207,18 @@ def _tuning(rate: float, *, epochs: int, ema: float = 0.0, **more) -> Tuning:
     return Tuning(fit, **more)
 
 
-def _ways(rate: float, *, epochs: int, seeds: dict[str, tuple[int, ...]], **more) -> dict[str, Tuning]:
+def _seeds(*seeds: int, kept: tuple[int, ...] | None = None) -> dict:
+    """Fields of `Tuning`; kept: all of them where nothing else is said."""
+    return {"seeds": seeds, "kept": seeds if kept is None else kept}
+
+
+def _ways(rate: float, *, epochs: int, seeds: dict[str, dict], **more) -> dict[str, Tuning]:
     """Every way of fine-tuning, with the same budget; LoRA's rate is ten times as high, its matrices start at zero.
 
-    seeds: of the ways that have more than one.
+    seeds: "seeds" and "kept" of the ways that have more than one.
     """
     methods = ("full", "lora", "lpft", "flyp")  # this module knows nothing of the library
-    ways = {method: _tuning(rate, epochs=epochs, seeds=seeds.get(method, (0,)), **more) for method in methods}
+    ways = {method: _tuning(rate, epochs=epochs, **seeds.get(method, {}), **more) for method in methods}
     return ways | {"lora": ways["lora"].at(10 * rate, rank=8)}
 
 
@@ -248,7 +252,7 @@ PROFILES = {
             "Generated faces and sentences, tiny models: it shows that the study runs, and says nothing about people.",
             precision="float64", threads=1, generated=True,
             lstm=_SAMPLE_TEXT, gru=_SAMPLE_TEXT, cnn=_SAMPLE_CNN, clip=_SAMPLE_CLIP,
-            **_ways(5e-4, epochs=2, seeds={}, augment=0.2, erase=0.0), ranks=(8, 16),
+            **_ways(5e-4, epochs=2, seeds={"lpft": _seeds(0, 1)}, augment=0.2, erase=0.0), ranks=(8, 16),
             texts=_tuning(2e-3, epochs=2),
             genuine=_tuning(5e-4, epochs=1, augment=0.2, erase=0.0),
             own=_tuning(5e-3, epochs=6, rank=8, augment=0.2, erase=0.0),
@@ -261,7 +265,10 @@ PROFILES = {
             "mini",
             "Models sized for two CPU cores; real data: DAIR-AI Emotion, FER-2013, MSED (notebook 6: yours, or drawn skies).",
             precision="auto", lstm=_TEXT, gru=_TEXT, cnn=_CNN, clip=_MINI_CLIP,
-            **_ways(1e-4, epochs=6, ema=0.998, patches=0.4, seeds={"lpft": (0, 1, 2), "full": (0, 1, 2), "lora": (0, 1, 2)}),
+            **_ways(
+                1e-4, epochs=6, ema=0.998, patches=0.4,
+                seeds={"full": _seeds(0, 1, 2, kept=(0, 2)), "lora": _seeds(0, 1, 2), "lpft": _seeds(0, 1, 2, kept=(0,))},
+            ),
             texts=_tuning(3e-4, epochs=5, ema=0.99, drop=0.1, seeds=(0, 1, 2)),
             genuine=_tuning(1e-4, epochs=3, ema=0.99, patches=0.75, augment=0.2, erase=0.0, seeds=(0, 1, 2)),
             own=_tuning(1e-3, epochs=15, rank=8), frozen=Frozen(sizes=(112, 144, 160, 192, 224), size_rows=1500),
@@ -273,7 +280,7 @@ PROFILES = {
             "Models sized for one GPU; real data: DAIR-AI Emotion, FER-2013, MSED (notebook 6: yours, or drawn skies).",
             precision="auto", lstm=_TEXT, gru=_TEXT, cnn=replace(_CNN, sizes=((0.5, 32), (0.5, 44))),
             clip=_FULL_CLIP,
-            **_ways(1e-5, epochs=6, seeds={"lpft": (0, 1, 2)}),
+            **_ways(1e-5, epochs=6, seeds={"lpft": _seeds(0, 1, 2, kept=(0,))}),
             texts=_tuning(1e-5, epochs=5, seeds=(0, 1, 2)),
             genuine=_tuning(1e-5, epochs=5, seeds=(0, 1, 2)),
             own=_tuning(1e-4, epochs=15, rank=8), frozen=Frozen(sizes=(96, 128, 160, 224)), generality=Generality(),

@@ -63,18 +63,20 @@ def opened(encoder: Encoder, data: Dataset) -> np.ndarray | torch.Tensor:
 
 def mixtures(
     encoder: Encoder, data: Dataset, method: str, prompts: Prompts, config: Generality, captioned: Dataset,
-    tasks: dict[str, tuple[Dataset, Prompts]], *, work: Work = Work(),
+    tasks: dict[str, tuple[Dataset, Prompts]], seed: int | None = None, *, work: Work = Work(),
 ) -> Facts:  # fmt: skip
     """Emotion accuracy and generality of the mixtures of pretrained and fine-tuned encoder (WiSE-FT), at each alpha.
 
-    method: its model is loaded; where it moves the text encoder (FLYP), each mixture makes its head anew of the `prompts`.
+    method, seed: their model is loaded, without a seed the first one's. Where the method moves the text encoder (FLYP), each
+    mixture makes its head anew of the `prompts`.
     Returns arrays "ranks" (A, 2, N) of the captioned pictures, "right.<task>" (A, M) and "right.emotion" (A, V), the last on
     validation pictures. FileNotFoundError says which command trains a missing model.
     """
     validation, found = data.part("validation"), {}
     if config.faces:
         validation = validation.select(np.random.default_rng(0).permutation(len(validation))[: config.faces])
-    start, end = Tuned(encoder.weights, heads.zero_shot(encoder, prompts)), Tuned.load(work.model(f"faces/clip-{method}"))
+    end = Tuned.load(work.model(f"faces/clip-{method}", seed or 0))
+    start = Tuned(encoder.weights, heads.zero_shot(encoder, prompts))
     tasks, images = tasks | {"emotion": (validation, prompts)}, opened(encoder, captioned)
     pictures = {name: opened(encoder, task) for name, (task, _) in tasks.items()}
     for alpha in tqdm(config.alphas, desc="mixtures", unit="alpha", leave=False):

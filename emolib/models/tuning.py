@@ -229,8 +229,8 @@ def tune(
 
     method: "full" and "lora" keep the zero-shot head of `prompts` (K lists of sentences), "lpft" starts from a linear probe's
     head and trains it (Kumar et al. 2022, arXiv:2202.10054), "flyp" trains both encoders against the prompts.
-    The seeds differ in the order of the rows, the augmentation and LoRA's start. The first one's model is kept where `work`
-    has a folder.
+    The seeds differ in the order of the rows, the augmentation and LoRA's start. Models of the seeds `config.kept` are kept
+    where `work` has a folder.
     """
     if method not in METHODS or (method == "lora") != bool(config.rank):
         raise ValueError(f"method {method!r} with rank {config.rank}; choose from {', '.join(METHODS)}; lora alone has a rank")
@@ -239,8 +239,8 @@ def tune(
     for seed in config.seeds:
         done = fit(encoder, data, method, config, prompts, head, seed=seed, work=work)
         tuned = done.model.tuned()
-        if work.folder and work.keep and seed == config.seeds[0]:
-            tuned.save(work.model())
+        if work.folder and seed in config.kept:
+            tuned.save(work.model(seed=seed))
         probs.append(tuned.head.posterior(encoder.with_weights(tuned.weights).vectors(held_out)))
         notes["history"].append(done.history)
         notes["runs"].append(done.notes)
@@ -305,7 +305,8 @@ def model_and_loss(encoder, modalities, method, config, prompts, head: Head) -> 
 
 def fit(encoder, data, method, config, prompts, head: Head, *, seed: int, work: Work) -> training.Fitted:
     """One run of the loop."""
-    parts = {"settings": asdict(replace(config, seeds=())), "prompts": prompts if method == "flyp" else None, "method": method}
+    settings = asdict(replace(config, seeds=(), kept=()))
+    parts = {"settings": settings, "prompts": prompts if method == "flyp" else None, "method": method}
     start = hashlib.sha256(head.weight.tobytes() + head.bias.tobytes()).hexdigest()
     key = json.dumps([data.fingerprint, data.modalities, encoder.fingerprint, encoder.size, parts, start])
     with training.arithmetic(work):

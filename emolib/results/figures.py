@@ -239,11 +239,11 @@ def picture_sizes(found: Facts, *, used: int) -> Figure:
     return fig
 
 
-def trade_off(mixtures: dict[str, Facts], chosen: tuple[str, float], probe: float) -> Figure:
+def trade_off(mixtures: dict[str, list[Facts]], chosen: tuple[str, float], probe: float) -> Figure:
     """Emotion accuracy on validation items against what is kept of generality: one curve a method, one dot an alpha of WiSE-FT.
 
-    mixtures: {method: record of `generality.mixtures`}. chosen: method and alpha. probe: accuracy of the linear probe on the
-    same items; it changes no weight, so it stands at zero. Bars at alpha = 1: 95 % intervals.
+    mixtures: {method: records of `generality.mixtures`, one a seed}, whose mean is drawn. chosen: method and alpha. probe:
+    accuracy of the linear probe on the same items; it changes no weight, so it stands at zero. Bars at alpha = 1: 95 % intervals.
     """
     fig, ax = plt.subplots(figsize=(7, 4))
     styles = zip(LINES[: len(mixtures)], "osD^v"[: len(mixtures)], strict=True)
@@ -251,22 +251,22 @@ def trade_off(mixtures: dict[str, Facts], chosen: tuple[str, float], probe: floa
     label(ax, "α = 0: pretrained", paths[chosen[0]][0], (0, -14), ha="center")
     ax.plot(0, 100 * probe, "*", ms=11, color="black")
     label(ax, "linear probe", (0, 100 * probe), (7, -3))
-    place = paths[chosen[0]][mixtures[chosen[0]].notes["alphas"].index(chosen[1])]
+    place = paths[chosen[0]][mixtures[chosen[0]][0].notes["alphas"].index(chosen[1])]
     ax.plot(*place, "o", ms=13, mfc="none", mec="black")
     label(ax, f"chosen: α = {chosen[1]:g}", place, (10, -3))
     ax.axvspan(-1, 0, color="0.92", zorder=0)
     ends = [points[-1][0] for points in paths.values()]
     ax.set(title=f"Fine-tuning changes generality by {min(ends):+.1f} to {max(ends):+.1f} points, a linear probe not at all")
     ax.set(xlabel="change of generality (points; right is better; grey: at most one point lost)")
-    ax.set(ylabel=f"emotion accuracy, {mixtures[chosen[0]].arrays['right.emotion'].shape[1]} validation items (%)")
+    ax.set(ylabel=f"emotion accuracy, {mixtures[chosen[0]][0].arrays['right.emotion'].shape[1]} validation items (%)")
     ax.legend(loc="lower left", title="from α = 0, right, to 1")
     ax.margins(x=0.24, y=0.08)
     return fig
 
 
-def path(ax: Axes, found: Facts, name: str, colour: str, mark: str) -> np.ndarray:
+def path(ax: Axes, found: list[Facts], name: str, colour: str, mark: str) -> np.ndarray:
     """Draw one method's curve with the intervals of its end; returns its points, (A, 2): change of generality, accuracy, in %."""
-    right, (_, (low, high)) = found.arrays["right.emotion"], metrics.kept_at(found, -1)
+    right, (_, (low, high)) = metrics.emotion(found), metrics.kept_at(found, -1)
     points = 100 * np.stack([metrics.kept(found, 1), right.mean(1)], 1)
     ax.plot(*points.T, mark + "-", ms=4, color=colour, alpha=0.85, label=name)
     tall, wide = 100 * half_width(right[-1].mean(), right.shape[1]), 50 * (high - low)

@@ -284,16 +284,19 @@ def mean_recall(ranks: np.ndarray) -> np.ndarray:
     return np.mean([ranks < k for k in (1, 5, 10)], axis=(0, 1))
 
 
-def known(mixtures: Facts) -> dict[str, np.ndarray]:
-    """What a record of `generality.mixtures` measured beside emotion: {name: (A, N)}, one value an alpha and item."""
-    arrays = mixtures.arrays
-    tasks = {
-        k.removeprefix("right."): v.astype(float) for k, v in arrays.items() if k.startswith("right.") and k != "right.emotion"
-    }
-    return {"retrieval": np.stack([mean_recall(ranks) for ranks in arrays["ranks"]])} | tasks
+def known(mixtures: list[Facts]) -> dict[str, np.ndarray]:
+    """What records of `generality.mixtures`, one a seed, measured beside emotion: {name: (A, N)}, the seeds' mean."""
+    found = {"retrieval": np.mean([[mean_recall(ranks) for ranks in one.arrays["ranks"]] for one in mixtures], axis=0)}
+    names = [name for name in mixtures[0].arrays if name.startswith("right.") and name != "right.emotion"]
+    return found | {name.removeprefix("right."): np.mean([one.arrays[name] for one in mixtures], axis=0) for name in names}
 
 
-def kept(mixtures: Facts, half: int) -> np.ndarray:
+def emotion(mixtures: list[Facts]) -> np.ndarray:
+    """The same of emotion, right or wrong on validation items: (A, V)."""
+    return np.mean([one.arrays["right.emotion"] for one in mixtures], axis=0)
+
+
+def kept(mixtures: list[Facts], half: int) -> np.ndarray:
     """Change of generality along the alphas, averaged over its measures: (A,), 0 for the pretrained encoder.
 
     half: 0 for the items on which a trade-off is chosen (every other one), 1 for those on which it is reported.
@@ -301,7 +304,7 @@ def kept(mixtures: Facts, half: int) -> np.ndarray:
     return np.mean([(values - values[0])[:, half::2].mean(1) for values in known(mixtures).values()], axis=0)
 
 
-def kept_at(mixtures: Facts, place: int) -> tuple[float, tuple[float, float]]:
+def kept_at(mixtures: list[Facts], place: int) -> tuple[float, tuple[float, float]]:
     """Change of generality at one alpha on the items kept for reporting, with its 95 % interval over items."""
     gaps = [(values[place] - values[0])[1::2] for values in known(mixtures).values()]
     mean = float(np.mean([gap.mean() for gap in gaps]))
@@ -309,21 +312,21 @@ def kept_at(mixtures: Facts, place: int) -> tuple[float, tuple[float, float]]:
     return mean, (mean - half, mean + half)
 
 
-def trade_off(mixtures: dict[str, Facts], *, allowed: float = 0.01) -> tuple[str, float]:
+def trade_off(mixtures: dict[str, list[Facts]], *, allowed: float = 0.01) -> tuple[str, float]:
     """The method and alpha with the best emotion accuracy on validation among those that lose at most `allowed` generality.
 
-    mixtures: {method: record of `generality.mixtures`}. Both are measured on items kept for choosing.
+    mixtures: {method: records of `generality.mixtures`, one a seed}. Both are measured on items kept for choosing.
     """
     options = []
     for method, found in mixtures.items():
-        loss, right = kept(found, 0), found.arrays["right.emotion"].mean(1)
-        options += [(right[i], method, a) for i, a in enumerate(found.notes["alphas"]) if loss[i] >= -allowed]
+        loss, right = kept(found, 0), emotion(found).mean(1)
+        options += [(right[i], method, a) for i, a in enumerate(found[0].notes["alphas"]) if loss[i] >= -allowed]
     _, method, alpha = max(options, key=lambda option: option[0])
     return method, alpha
 
 
-def judged_probe(mixtures: Facts, probe: Predictions) -> float:
+def judged_probe(mixtures: list[Facts], probe: Predictions) -> float:
     """Accuracy of the linear probe on the validation items that `generality.mixtures` judged emotion on."""
     validation = probe.validation
-    rows = np.random.default_rng(0).permutation(len(validation.labels))[: mixtures.arrays["right.emotion"].shape[1]]
+    rows = np.random.default_rng(0).permutation(len(validation.labels))[: mixtures[0].arrays["right.emotion"].shape[1]]
     return float((validation.predicted == validation.labels)[rows].mean())

@@ -81,8 +81,7 @@ class Run:
                 print(f"{name}: from {self.folder}; --fresh computes it anew", file=sys.stderr)
             return result
         started = time.monotonic()
-        work = replace(self.profile.work(name), keep=earlier is None)  # the model that is kept is the first seed's
-        extra = {"work": work} if "work" in inspect.signature(function).parameters else {}
+        extra = {"work": self.profile.work(name)} if "work" in inspect.signature(function).parameters else {}
         result = function(*arguments, **extra)
         if isinstance(result, tuple):
             result = facts(next(a for a in arguments if isinstance(a, Dataset)), *result)

@@ -96,10 +96,11 @@ def spread(score: dict, name: str = "accuracy") -> str:
     )  # fmt: skip
 
 
-def signed(change: tuple[float, tuple[float, float]]) -> str:
-    """A change in points with its interval: "-1.3 (-2.0 to -0.6)"."""
+def signed(change: tuple[float, tuple[float, float]], between: float | None = None) -> str:
+    """A change in points with its interval, ± between seeds where that is given: "-1.3 ± 0.2 (-2.0 to -0.6)"."""
     value, (low, high) = change
-    return f"{100 * value:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+    more = "" if between is None else f" ± {percent(between)}"
+    return f"{100 * value:+.1f}{more} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 
 def p_value(value: float) -> str:

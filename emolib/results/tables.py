@@ -144,27 +144,30 @@ def rates(searched: dict[str, Facts]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["fine-tuned on", "rate: validation accuracy %", "n", "Training items", "epochs"])
 
 
-def generality(mixtures: dict[str, Facts], chosen: tuple[str, float], whole: Facts | None = None) -> pd.DataFrame:
+def generality(mixtures: dict[str, list[Facts]], chosen: tuple[str, float], whole: Facts | None = None) -> pd.DataFrame:
     """What each method's training changed beside emotion, on the items kept for reporting; mixtures: of `generality.mixtures`.
 
     chosen: method and alpha of a mixture; whole: of `generality.at_own_size`; each a row of its own. Points with intervals, but
-    for the mean at that size.
+    for the mean at that size; of several seeds their mean, and of generality ± their standard deviation.
     """
     first = metrics.known(next(iter(mixtures.values())))
     rows = [["pretrained, %", *(percent(v[0, 1::2].mean()) for v in first.values()), None]]
     if whole:
-        known = metrics.known(whole)
+        known = metrics.known([whole])
         gaps = [signed(metrics.change(v[0, 1::2], known[name][0, 1::2])) for name, v in first.items()]
         mean = np.mean([(known[name][0] - v[0])[1::2].mean() for name, v in first.items()])
         rows.append([f"pretrained, at {whole.notes['size']} pixels, change", *gaps, f"{100 * mean:+.1f}"])
-    ends = {WAYS[method]: (found, len(found.notes["alphas"]) - 1) for method, found in mixtures.items()}
+    ends = {WAYS[method]: (found, len(found[0].notes["alphas"]) - 1) for method, found in mixtures.items()}
     found = mixtures[chosen[0]]
-    ends[f"chosen: {WAYS[chosen[0]]} at α = {chosen[1]:g}"] = found, found.notes["alphas"].index(chosen[1])
+    ends[f"chosen: {WAYS[chosen[0]]} at α = {chosen[1]:g}"] = found, found[0].notes["alphas"].index(chosen[1])
     for name, (found, place) in ends.items():
         cells = [signed(metrics.change(v[0, 1::2], v[place, 1::2])) for v in metrics.known(found).values()]
-        rows.append([f"{name}, change", *cells, signed(metrics.kept_at(found, place))])
+        each = [metrics.kept_at([one], place)[0] for one in found]
+        between = np.std(each, ddof=1) if len(each) > 1 else None
+        runs = "first seed" if len(each) == 1 else f"{len(each)} seeds"
+        rows.append([f"{name}, change ({runs})", *cells, signed(metrics.kept_at(found, place), between)])
     names = [f"{name} (n = {v[0, 1::2].size:,})" for name, v in first.items()]
-    return pd.DataFrame(rows, columns=["encoder; points (95 % interval), first seed", *names, "generality (mean)"], dtype=object)
+    return pd.DataFrame(rows, columns=["encoder; points (95 % interval)", *names, "generality (mean)"], dtype=object)
 
 
 def checks(found: Iterable[Facts]) -> pd.DataFrame:

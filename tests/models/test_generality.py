@@ -57,6 +57,9 @@ def test_mixtures_begin_with_the_pretrained_encoder(encoder, sample_faces, work)
         assert np.array_equal(arrays["right.emotion"][i], wanted)
         ranks = generality.ranks(who.encode_images(known.images), who.encode_texts(known.texts))
         assert np.array_equal(arrays["ranks"][i], ranks) and np.median(ranks) < len(known) / (8 if i == 0 else 1)
+    start.save(work.model("faces/clip-full", 2))
+    other = generality.mixtures(encoder, sample_faces, "full", ASKED, config, known, tasks, 2, work=work).arrays
+    assert np.array_equal(other["ranks"][1], arrays["ranks"][0]), "the model of the seed that is asked for"
     assert arrays["right.glasses"][0].mean() > 0.8 and arrays["right.beard"][0].mean() > 0.75
     assert not np.array_equal(arrays["ranks"][0], arrays["ranks"][1])
     whole = generality.at_own_size(encoder, known, tasks, SAMPLE.clip, work=work)

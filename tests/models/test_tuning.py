@@ -118,13 +118,15 @@ def test_mixtures_end_exactly_where_they_should_and_files_too(encoder, few, head
 
 
 def test_tuning_learns_and_predicts_as_its_saved_weights(encoder, few, work):
-    config = replace(short(epochs=5, learning_rate=1e-3, patience=99, augment=0.0), seeds=(0, 1))
+    config = replace(short(epochs=5, learning_rate=1e-3, patience=99, augment=0.0), seeds=(0, 1, 2), kept=(0, 2))
     found = tuning.tune(encoder, few, "full", config, ASKED, work=work)
-    assert found.probs.shape == (2, 120, 7) and found.notes["encoder"] == encoder.facts
-    kept = Tuned.load(work.model())  # of the first seed: what was trained and no more
-    assert {name.split(".")[0] for name in kept.weights} == set(PARTS["image"]) and len(list(work.model().parent.iterdir())) == 1
-    posteriors = kept.head.posterior(encoder.with_weights(kept.weights).encode_images(few.part("test").images))
-    assert np.allclose(found.test.probs[0], posteriors, atol=1e-6)
+    assert found.probs.shape == (3, 120, 7) and found.notes["encoder"] == encoder.facts
+    assert len(list(work.model().parent.iterdir())) == 2
+    for seed in config.kept:
+        kept = Tuned.load(work.model(seed=seed))  # what was trained and no more
+        assert {name.split(".")[0] for name in kept.weights} == set(PARTS["image"])
+        posteriors = kept.head.posterior(encoder.with_weights(kept.weights).encode_images(few.part("test").images))
+        assert np.allclose(found.test.probs[seed], posteriors, atol=1e-6)
     losses = [epoch["train_loss"] for epoch in found.notes["history"][0]]
     assert losses[-1] < 0.8 * losses[0], losses
     assert {"seconds", "parameters", "best_epoch"} <= set(found.notes["runs"][1]) and found.notes["runs"][1][

@@ -97,7 +97,7 @@ def test_picture_sizes_carry_accuracy_interval_and_speed():
 
 
 def test_trade_off_carries_curve_star_and_choice(mixtures):
-    ax = figures.trade_off({"full": mixtures}, ("full", 0.5), 0.55).axes[0]
+    ax = figures.trade_off({"full": [mixtures]}, ("full", 0.5), 0.55).axes[0]
     curve, *_, star, ring = ax.lines
     assert np.allclose(curve.get_xydata(), [[0, 30], [-20, 50], [-50, 60]])
     assert np.allclose(star.get_xydata(), [[0, 55]]) and np.allclose(ring.get_xydata(), [[-20, 50]])

@@ -223,21 +223,23 @@ def test_the_trade_off_obeys_its_limit_and_is_chosen_on_one_half(mixtures):
     order = rng.permutation(100)
     mixed = dataclasses.replace(mixtures, arrays={k: v[..., order] for k, v in mixtures.arrays.items()})
     mixed.arrays["right.task"] = mixed.arrays["right.emotion"][::-1]
-    assert set(metrics.known(mixed)) == {"retrieval", "task"}
-    assert metrics.kept(mixed, 0)[0] == 0 and np.mean([metrics.kept(mixed, h)[2] for h in (0, 1)]) == pytest.approx(-0.4)
-    value, (low, high) = metrics.kept_at(mixed, 2)
-    assert value == pytest.approx(metrics.kept(mixed, 1)[2]) and low < value < high and high - value == pytest.approx(value - low)
-    assert metrics.kept_at(mixed, 0) == (0, (0, 0))
-    assert metrics.trade_off({"a": mixed}, allowed=1.0) == ("a", 1.0)
-    assert metrics.trade_off({"a": mixed}, allowed=0.01) == ("a", 0.0)
-    seen = metrics.trade_off({"a": mixed}, allowed=0.2)
+    assert set(metrics.known([mixed])) == {"retrieval", "task"}
+    assert metrics.kept([mixed], 0)[0] == 0 and np.mean([metrics.kept([mixed], h)[2] for h in (0, 1)]) == pytest.approx(-0.4)
+    value, (low, high) = metrics.kept_at([mixed], 2)
+    assert (
+        value == pytest.approx(metrics.kept([mixed], 1)[2]) and low < value < high and high - value == pytest.approx(value - low)
+    )
+    assert metrics.kept_at([mixed], 0) == (0, (0, 0))
+    assert metrics.trade_off({"a": [mixed]}, allowed=1.0) == ("a", 1.0)
+    assert metrics.trade_off({"a": [mixed]}, allowed=0.01) == ("a", 0.0)
+    seen = metrics.trade_off({"a": [mixed]}, allowed=0.2)
     for name in ("ranks", "right.task"):
         mixed.arrays[name][..., 1::2] = mixed.arrays[name][..., 1::2][::-1]  # the half for reporting is not looked at
-    assert metrics.trade_off({"a": mixed}, allowed=0.2) == seen
+    assert metrics.trade_off({"a": [mixed]}, allowed=0.2) == seen
 
 
 def test_the_probe_is_judged_on_the_mixtures_items(make):
     probe = make(n=400, seeds=1, validation=200)
     found = Facts("f", "made", {}, {"right.emotion": np.zeros((3, 50), bool)})
     rows = np.random.default_rng(0).permutation(200)[:50]
-    assert metrics.judged_probe(found, probe) == (probe.validation.predicted == probe.validation.labels)[rows].mean()
+    assert metrics.judged_probe([found], probe) == (probe.validation.predicted == probe.validation.labels)[rows].mean()

@@ -84,7 +84,7 @@ def test_further_seeds_are_trained_alone_and_join_the_record(run, make):
     asked = []
 
     def train(config, *, work=None, arrays=None):
-        asked.append((config.seeds, work.keep))
+        asked.append(config.seeds)
         each = [{"seed": seed} for seed in config.seeds]
         probs = np.concatenate([make(seed=seed).probs[:1] for seed in config.seeds])
         return dataclasses.replace(make(), probs=probs, notes={"history": each, "runs": each}, arrays=arrays or {})
@@ -92,13 +92,13 @@ def test_further_seeds_are_trained_alone_and_join_the_record(run, make):
     config = Recurrent(FIT, seeds=(0, 1))
     first = run.step("texts/gru", train, config)
     found = run.step("texts/gru", train, wider := dataclasses.replace(config, seeds=(0, 1, 2)))
-    assert asked == [((0, 1), True), ((2,), False)] and [note["seed"] for note in found.notes["runs"]] == [0, 1, 2]
+    assert asked == [(0, 1), (2,)] and [note["seed"] for note in found.notes["runs"]] == [0, 1, 2]
     assert np.array_equal(found.probs[:2], first.probs) and np.array_equal(found.probs[2], make(seed=2).probs[0])
     about = json.loads((run.folder / "texts" / "gru.json").read_text())
     assert about["config"]["config"]["seeds"] == [0, 1, 2] and about["made"]["before"]["commit"] == records.code()["commit"]
     assert len(run.step("texts/gru", train, wider).probs) == 3 and len(asked) == 2
     widest = dataclasses.replace(config, seeds=(0, 1, 2, 3, 4))
-    assert len(run.step("texts/gru", train, widest).probs) == 5 and asked[2:] == [((3, 4), False)]
+    assert len(run.step("texts/gru", train, widest).probs) == 5 and asked[2:] == [(3, 4)]
     path = run.folder / "texts" / "gru.json"
     about = json.loads(path.read_text())
     about["made"]["before"]["before"]["date"] = "2001-01-01"

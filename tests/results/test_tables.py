@@ -69,14 +69,19 @@ def test_the_chosen_rate_is_bold():
 
 def test_generality_and_other_texts_carry_the_changes(mixtures):
     mixtures.arrays["ranks"][..., ::2] = 0  # the items on which a trade-off is chosen do not count here
-    frame = tables.generality({"full": mixtures}, ("full", 0.5))
+    frame = tables.generality({"full": [mixtures]}, ("full", 0.5))
     assert frame.columns[1] == "retrieval (n = 50)" and frame.iloc[0, 1] == "100.0"
     assert frame["generality (mean)"].str.startswith("-50.0 (").tolist()[1:] == [True, False]
-    assert frame.iloc[1:, 0].tolist() == ["full fine-tuning, change", "chosen: full fine-tuning at α = 0.5, change"]
+    assert frame.iloc[1:, 0].tolist() == [
+        f"{name}, change (first seed)" for name in ("full fine-tuning", "chosen: full fine-tuning at α = 0.5")
+    ]
     ranks = np.where(np.arange(100) % 4 == 1, 99, 0)
     whole = Facts("f", "made", {"size": 224}, {"ranks": np.tile(ranks, (1, 2, 1))})
-    row = tables.generality({"full": mixtures}, ("full", 0.5), whole).iloc[1].tolist()
+    row = tables.generality({"full": [mixtures]}, ("full", 0.5), whole).iloc[1].tolist()
     assert row[0] == "pretrained, at 224 pixels, change" and row[1].startswith("-50.0 (")
+    better = dataclasses.replace(mixtures, arrays=mixtures.arrays | {"ranks": np.zeros((3, 2, 100), int)})
+    row = tables.generality({"full": [mixtures, better]}, ("full", 0.5)).iloc[1].tolist()
+    assert row[0].endswith("(2 seeds)") and row[-1].startswith("-25.0 ± 35.4 (") and row[1].startswith("-25.0 (")
     answers = {"labels": np.array([0, 1, 1, 1]), "zero-shot": np.array([0, 1, 1, 0]), "tuned": np.array([0, 0, 0, 1])}
     frame = tables.other_texts(Facts("f", "made", {}, answers))
     assert frame["system"].tolist() == ["largest class", "zero-shot", "tuned"]
