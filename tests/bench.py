@@ -184,6 +184,7 @@ def work() -> None:
         held = 2000 * text if cost == text else 3589 * cost
         return len(config.seeds) * (config.fit.epochs * (3 * rows * cost + held) + 2 * held)  # backward costs twice forward
 
+    kept = sum(len(getattr(profile, m).kept) for m in labels.METHODS)
     faces, texts, real, alphas = 28709, 16000, 6127, len(profile.generality.alphas)
 
     def tried(grid: Search, rows: int, held: int, ways: int = 1, more: int = 0) -> int:
@@ -198,7 +199,7 @@ def work() -> None:
         "04 searches, at most": tried(profile.search, faces, 3589, 4, len(profile.ranks) - 1) * image
         + tried(profile.search, texts, 2000) * text,
         "04 text encoder": trained(profile.texts, texts, text),
-        "04 generality": len(labels.WAYS) * alphas * ((1000 + 10000 + 3589) * image + 1000 * text),
+        "04 generality": kept * alphas * ((1000 + 10000 + 3589) * image + 1000 * text),
         "05 genuine pairs, fine-tuned": 3 * trained(profile.genuine, real, image) + 4 * trained(profile.genuine, real, text),
         "05 their searches, at most": 2 * tried(profile.search, real, 1021) * (image + text),
     }
