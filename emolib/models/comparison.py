@@ -29,10 +29,10 @@ NULL = "product"
 NULLS = {NULL: "", "product on tokens": "-tokens", "product of fine-tuned": "-tuned", "product on tuned vectors": "-on-tuned"}
 NAMES = {
     "concat": "perceptron on both", "gate": "gate", "joint": "joint embedding", "attention": "cross-attention",
-    "tuned": "both encoders fine-tuned",
+    "tuned": "both encoders fine-tuned", "concat-on-tuned": "perceptron on tuned vectors",
+    "gate-on-tuned": "gate on tuned vectors", "joint-on-tuned": "joint embedding of tuned vectors",
 }  # fmt: skip
 ON_TUNED = tuple(f"{kind}-on-tuned" for kind in fusion.ON_VECTORS)
-NAMES |= {f"{kind}-on-tuned": f"{NAMES[kind]}, tuned vectors" for kind in fusion.ON_VECTORS if kind in BOTH}
 # The null models of systems that see other features.
 OWN_NULL = {NAMES["attention"]: "product on tokens", NAMES["tuned"]: "product of fine-tuned"}
 OWN_NULL |= {NAMES[kind]: "product on tuned vectors" for kind in ON_TUNED if kind in NAMES}
