@@ -73,7 +73,7 @@ class Tuning:
 
     fit: Fit
     seeds: tuple[int, ...] = (0,)
-    kept: tuple[int, ...] = field(default=(0,), compare=False)  # seeds whose model is kept, for what is asked of it later
+    kept: tuple[int, ...] = field(default=(0,), compare=False)  # seeds whose model is kept, the first among them
     rank: int = 0  # of LoRA's matrices; 0 trains the weights themselves
     patches: float = 1.0  # share of the picture's patches that a training step sees (Li et al. 2023, arXiv:2212.00794)
     augment: float = 0.5

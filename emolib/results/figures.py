@@ -269,7 +269,7 @@ def path(ax: Axes, found: list[Facts], name: str, colour: str, mark: str) -> np.
     right, (_, (low, high)) = metrics.emotion(found), metrics.kept_at(found, -1)
     points = 100 * np.stack([metrics.kept(found, 1), right.mean(1)], 1)
     ax.plot(*points.T, mark + "-", ms=4, color=colour, alpha=0.85, label=name)
-    tall, wide = 100 * half_width(right[-1].mean(), right.shape[1]), 50 * (high - low)
+    tall, wide = 196 * right[-1].std() / right.shape[1] ** 0.5, 50 * (high - low)
     ax.errorbar(*points[-1], tall, wide, color=colour, alpha=0.4, capsize=2)
     return points
 

@@ -158,7 +158,7 @@ def generality(mixtures: dict[str, list[Facts]], chosen: tuple[str, float], whol
         mean = np.mean([(known[name][0] - v[0])[1::2].mean() for name, v in first.items()])
         rows.append([f"pretrained, at {whole.notes['size']} pixels, change", *gaps, f"{100 * mean:+.1f}"])
     ends = {WAYS[method]: (found, len(found[0].notes["alphas"]) - 1) for method, found in mixtures.items()}
-    found = mixtures[chosen[0]]
+    found = mixtures[chosen[0]][:1]  # which is exported
     ends[f"chosen: {WAYS[chosen[0]]} at α = {chosen[1]:g}"] = found, found[0].notes["alphas"].index(chosen[1])
     for name, (found, place) in ends.items():
         cells = [signed(metrics.change(v[0, 1::2], v[place, 1::2])) for v in metrics.known(found).values()]
