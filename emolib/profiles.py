@@ -207,11 +207,6 @@ def _tuning(rate: float, *, epochs: int, ema: float = 0.0, **more) -> Tuning:
     return Tuning(fit, **more)
 
 
-def _seeds(*seeds: int, kept: tuple[int, ...] = (0,)) -> dict:
-    """Fields of `Tuning`."""
-    return {"seeds": seeds, "kept": kept}
-
-
 def _ways(rate: float, *, epochs: int, seeds: dict[str, dict], **more) -> dict[str, Tuning]:
     """Every way of fine-tuning, with the same budget; LoRA's rate is ten times as high, its matrices start at zero.
 
@@ -227,6 +222,7 @@ def _fusion(rate: float, *, epochs: int, **more) -> Fusion:
     return Fusion(Fit(epochs=epochs, batch_size=64, learning_rate=rate, weight_decay=0.05, warmup=0.1), **more)
 
 
+_THREE = {"seeds": (0, 1, 2)}
 _COARSE = (0.0, 0.25, 0.5, 0.75, 1.0)
 _SAMPLE_CLIP = Clip(
     "data/sample/clip-tiny", "Its encoder is a tiny CLIP, pretrained on drawn people with captions.", elsewhere=False
@@ -252,7 +248,7 @@ PROFILES = {
             "Generated faces and sentences, tiny models: it shows that the study runs, and says nothing about people.",
             precision="float64", threads=1, generated=True,
             lstm=_SAMPLE_TEXT, gru=_SAMPLE_TEXT, cnn=_SAMPLE_CNN, clip=_SAMPLE_CLIP,
-            **_ways(5e-4, epochs=2, seeds={"lpft": _seeds(0, 1, kept=(0, 1))}, augment=0.2, erase=0.0), ranks=(8, 16),
+            **_ways(5e-4, epochs=2, seeds={"lpft": {"seeds": (0, 1), "kept": (0, 1)}}, augment=0.2, erase=0.0), ranks=(8, 16),
             texts=_tuning(2e-3, epochs=2),
             genuine=_tuning(5e-4, epochs=1, augment=0.2, erase=0.0),
             own=_tuning(5e-3, epochs=6, rank=8, augment=0.2, erase=0.0),
@@ -267,7 +263,7 @@ PROFILES = {
             precision="auto", lstm=_TEXT, gru=_TEXT, cnn=_CNN, clip=_MINI_CLIP,
             **_ways(
                 1e-4, epochs=6, ema=0.998, patches=0.4,
-                seeds={"full": _seeds(0, 1, 2, kept=(0, 2)), "lora": _seeds(0, 1, 2), "lpft": _seeds(0, 1, 2)},
+                seeds={"full": _THREE | {"kept": (0, 2)}, "lora": _THREE, "lpft": _THREE},
             ),
             texts=_tuning(3e-4, epochs=5, ema=0.99, drop=0.1, seeds=(0, 1, 2)),
             genuine=_tuning(1e-4, epochs=3, ema=0.99, patches=0.75, augment=0.2, erase=0.0, seeds=(0, 1, 2)),
@@ -280,7 +276,7 @@ PROFILES = {
             "Models sized for one GPU; real data: DAIR-AI Emotion, FER-2013, MSED (notebook 6: yours, or drawn skies).",
             precision="auto", lstm=_TEXT, gru=_TEXT, cnn=replace(_CNN, sizes=((0.5, 32), (0.5, 44))),
             clip=_FULL_CLIP,
-            **_ways(1e-5, epochs=6, seeds={"lpft": _seeds(0, 1, 2)}),
+            **_ways(1e-5, epochs=6, seeds={"lpft": _THREE}),
             texts=_tuning(1e-5, epochs=5, seeds=(0, 1, 2)),
             genuine=_tuning(1e-5, epochs=5, seeds=(0, 1, 2)),
             own=_tuning(1e-4, epochs=15, rank=8), frozen=Frozen(sizes=(96, 128, 160, 224)), generality=Generality(),
