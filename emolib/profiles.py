@@ -263,7 +263,7 @@ PROFILES = {
             precision="auto", lstm=_TEXT, gru=_TEXT, cnn=_CNN, clip=_MINI_CLIP,
             **_ways(
                 1e-4, epochs=6, ema=0.998, patches=0.4,
-                seeds={"full": _THREE | {"kept": (0, 2)}, "lora": _THREE, "lpft": _THREE},
+                seeds={way: _THREE | {"kept": (0, 1, 2)} for way in ("full", "lora", "lpft", "flyp")},
             ),
             texts=_tuning(3e-4, epochs=5, ema=0.99, drop=0.1, seeds=(0, 1, 2)),
             genuine=_tuning(1e-4, epochs=3, ema=0.99, patches=0.75, augment=0.2, erase=0.0, seeds=(0, 1, 2)),
