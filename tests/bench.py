@@ -4,7 +4,7 @@ encode: 2,000 faces three ways with the same weights: (a) the zero-shot-image-cl
 documentation shows it, (b) get_image_features in float32 on batches of 64, (c) this library at the encoder's own picture size,
 and (d) at the profile's. tune: training steps of each way of fine-tuning, data preparation included. predict: a table of
 pictures and texts through `emolib predict` against the encoder alone. Beside each the share of the machine's rate of matrix
-products. work: how much arithmetic profile `full` is, step by step, and how long it would take; computed, not run.
+products. work: how much arithmetic profile `full` is, step by step, how long it and how much disk it would take; computed.
 """
 
 import argparse
@@ -209,6 +209,14 @@ def work() -> None:
         print(f"| {name} | {value / 1e15:.1f} | {value / T4 / 60:.0f} | {value / H100 / 60:.1f} |")
     print(f"at {T4 / 1e12:.0f} and {H100 / 1e12:.0f} TFLOP/s, which nobody has measured here; recurrent networks, reading and")
     print("resampling are not in it.")
+    vision, language = (
+        4 * sum(weights.numel() for name, weights in clip.named_parameters() if name.startswith(encoder.PARTS[modality]))
+        for modality in ("image", "text")
+    )
+    models = (kept + 3) * vision + (len(profile.flyp.kept) + 3) * language  # the mixture, texts, three of genuine pairs
+    exports = 2 * (vision + language)
+    states = 4 * len(profile.genuine.seeds) * (vision + language)  # weights, Adam's two moments, the best epoch's
+    print(f"on disk, at most: {(models + exports + states) / 1e9:.0f} GB, of it {states / 1e9:.0f} while both encoders learn")
 
 
 def counted(action) -> float:
