@@ -231,11 +231,11 @@ def read_settings(folder: Path) -> dict:
 
 
 def several(items) -> list | None:
-    """The items of a list, a tuple, a Series or an array of objects or texts, NaN as None; None for what is one item."""
+    """The items of a list, a tuple, a Series or an array of objects or texts, NaN and NA as None; None for what is one item."""
     array = isinstance(items, np.ndarray) and items.dtype.kind in "OU" and items.ndim == 1
     if not array and not isinstance(items, (list, tuple, pd.Series)):
         return None
-    return [None if isinstance(item, float) and np.isnan(item) else item for item in items]
+    return [None if item is pd.NA or (isinstance(item, float) and np.isnan(item)) else item for item in items]
 
 
 def place(name: str, own: Sequence[str]) -> int:

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 from accelerate import PartialState
@@ -25,8 +26,9 @@ from tqdm import tqdm
 from emolib import store
 from emolib.app.classifier import EmotionClassifier
 from emolib.data import files
+from emolib.data.cells import plain
 from emolib.data.dataset import DataError
-from emolib.data.readers import is_picture, plain
+from emolib.data.readers import is_picture
 
 CHUNK = 512  # rows between two saves
 PATH = "path"  # the one column of a folder of pictures
@@ -74,7 +76,7 @@ class Table:
 
 def pictures(folder: Path) -> Iterator[Path]:
     """The pictures below a folder, in the order of their paths."""
-    return (path for path in sorted(folder.rglob("*")) if path.is_file() and is_picture(path, folder))
+    return (path for path in files.walk(folder) if is_picture(path, folder))
 
 
 def columns(classifier: EmotionClassifier) -> list[str]:
@@ -114,9 +116,8 @@ def predict(
                 reused += 1
             elif mine:
                 text, outcomes = io.StringIO(newline=""), Counter()
-                writer = csv.writer(text, delimiter=source.delimiter, lineterminator="\n")
                 for cells, found, outcome in classify(classifier, chunk, source, where):
-                    writer.writerow([*cells, *found])
+                    write_row(text, [*cells, *found], source.delimiter)
                     outcomes[outcome] += 1
                 part = {"key": marks[-1], "outcomes": outcomes, "text": text.getvalue()}
                 store.write_text(parts / f"{number}.json", json.dumps(part))
@@ -133,7 +134,7 @@ def join(parts: Path, marks: list[str], out: Path, head: list[str], delimiter: s
     """Write the whole table from its chunks, and remove them; the outcomes. DataError where another run was at it as well."""
     total = Counter()
     with store.atomic(out) as temporary, temporary.open("w", encoding="utf8", errors="surrogateescape", newline="") as file:
-        csv.writer(file, delimiter=delimiter, lineterminator="\n").writerow(head)
+        write_row(file, head, delimiter)
         for number, mark in enumerate(marks):
             if (part := read_part(parts, number, mark)) is None:
                 raise DataError(
@@ -143,6 +144,12 @@ def join(parts: Path, marks: list[str], out: Path, head: list[str], delimiter: s
             total.update(part["outcomes"])
     shutil.rmtree(parts, ignore_errors=True)
     return total
+
+
+def write_row(file: TextIO, cells: list[str], delimiter: str) -> None:
+    """One row of a csv file; a lone \\r is quoted, which Python does not do, and which readers take for the end of a row."""
+    quoting = csv.QUOTE_ALL if any("\r" in cell for cell in cells) else csv.QUOTE_MINIMAL
+    csv.writer(file, delimiter=delimiter, lineterminator="\n", quoting=quoting).writerow(cells)
 
 
 def places(table: Table, added: list[str], named: dict[str, str | None]) -> dict[str, int]:
@@ -159,6 +166,8 @@ def key_of(table: Table, where: dict[str, int], classifier: EmotionClassifier) -
     """Of all but the rows that a result depends on: the table's name and columns, the classifier."""
     crop, code = classifier.crop, getattr(classifier.crop, "__code__", None)
     cut = crop and [getattr(crop, "__qualname__", repr(crop)), code and [code.co_code.hex(), repr(code.co_consts)]]
+    held = [cell.cell_contents for cell in getattr(crop, "__closure__", None) or ()]
+    cut = cut and [*cut, repr([held, getattr(crop, "__defaults__", None), getattr(crop, "__self__", None)])]
     made = [str(table.path.resolve()), table.head, where, table.delimiter, CHUNK, cut, classifier.fingerprint]
     return hashlib.sha256(json.dumps(made).encode()).hexdigest()
 
@@ -230,7 +239,7 @@ def show(cell) -> str:
     """A parquet cell in a csv file: a picture by its path or its size."""
     if isinstance(cell, dict) and cell.keys() == {"bytes", "path"}:
         cell = cell["path"] or cell["bytes"]
-    return f"{len(cell)} bytes" if isinstance(cell, bytes) else plain(cell)
+    return text if files.is_utf8(text := plain(cell)) else f"{len(cell)} bytes"
 
 
 def read_text(cell, said: list[str]) -> str | None:

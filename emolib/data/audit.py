@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -19,9 +20,10 @@ from emolib.data.pairing import tokens
 from emolib.data.pictures import SIDE, grey_pixels
 
 
-def audit(data: Dataset) -> tuple[dict, dict]:
+def audit(data: Dataset, voted: bool | None = None) -> tuple[dict, dict]:
     """Counts (notes) and arrays for a record, by the columns that are there; no single picture or sentence among them.
 
+    voted: whether there are votes, so that the record knows: they are no part of the data's fingerprint.
     arrays, of the held-out items in the order of every record: "ids"; "group" (N,), equal for exact and near duplicates;
     "duplicate" (N,) int8, 2 where an earlier split holds an exact duplicate, 1 where it holds a near one, else 0. Items with
     an image and a text are duplicates if they share either.
@@ -51,8 +53,8 @@ def audit(data: Dataset) -> tuple[dict, dict]:
 def duplicates(data: Dataset, modality: str) -> np.ndarray:
     """(N,) int: of each item the first row with the same picture, byte for byte, or the same text, but for case and spaces."""
     items = data.images if modality == "image" else [" ".join(text.lower().split()) for text in data.texts]
-    first: dict = {}
-    return np.array([first.setdefault(content(item), row) for row, item in enumerate(items)], dtype=int)
+    first: dict[bytes, int] = {}  # by checksum: photographs would fill the memory
+    return np.array([first.setdefault(hashlib.sha256(content(item)).digest(), row) for row, item in enumerate(items)], dtype=int)
 
 
 def near_duplicates(data: Dataset, modality: str, **limits) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from emolib.data.labels import SPLITS
+
+SHOWN = 50  # problems that are printed one by one
 
 
 class DataError(ValueError):
@@ -106,7 +109,9 @@ def hash_items(items: Sequence) -> bytes:
     digest = hashlib.sha256()
     for item in items:
         known = (
-            f"{item.name} {item.stat().st_size if item.is_file() else -1}".encode() if isinstance(item, Path) else content(item)
+            f"{item.name} {item.stat().st_size if item.is_file() else -1}".encode("utf8", "surrogateescape")
+            if isinstance(item, Path)
+            else content(item)
         )
         digest.update(len(known).to_bytes(8, "big") + known)
     return digest.digest()
@@ -132,9 +137,13 @@ def column(items: Sequence) -> np.ndarray:
 
 
 def refuse(problems: list[str], on_error: str) -> None:
-    """Raise DataError with the first problem, or (`on_error="skip"`) leave them to be counted by the caller."""
+    """Raise DataError with the first problem, or (`on_error="skip"`) print each and leave them to be counted by the caller."""
     if on_error not in ("raise", "skip"):
         raise ValueError(f'on_error is {on_error!r}; choose "raise" or "skip"')
     if problems and on_error == "raise":
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise DataError(f'{problems[0]}{more}; load with on_error="skip" to leave such rows out and count them')
+        raise DataError(f'{problems[0]}{more}; on_error="skip" leaves such rows out and lists them')
+    for problem in problems[:SHOWN]:
+        print(f"left out: {problem}", file=sys.stderr)
+    if len(problems) > SHOWN:
+        print(f"left out: {len(problems) - SHOWN} more", file=sys.stderr)

@@ -32,7 +32,8 @@ def clone(url: str, commit: str, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()) and (not ours.exists() or ours.read_text() == "whole"):
         return
-    (folder / ".git" / "index.lock").unlink(missing_ok=True)  # of a clone that was killed
+    for lock in (folder / ".git").glob("*.lock"):  # of a clone that was killed
+        lock.unlink(missing_ok=True)
     for command in (["init"], ["fetch", "--depth=1", url, commit], ["checkout", "--force", "FETCH_HEAD"]):
         done = subprocess.run(["git", "-C", str(folder), *command, "--quiet"], capture_output=True, text=True, check=False)
         if done.returncode:

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -106,13 +107,26 @@ def csv_rows(path: Path, delimiter: str | None = None, *, ragged: bool = False) 
         raise DataError(f"{path} is empty, wanted a header and rows")
 
 
-def delimiter_of(path: Path, name: str | None = None) -> str:
-    """The character between the cells of a file: the one given, or that of a name in `DELIMITERS`; else a tab in .tsv, a comma.
+def walk(folder: Path) -> list[Path]:
+    """All files below a folder, in the order of their paths; links to folders are followed, but not in circles."""
+    found, seen = [], set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        seen.add(Path(place).resolve())
+        folders[:] = [name for name in folders if Path(place, name).resolve() not in seen]
+        found += [path for path in (Path(place, name) for name in names) if path.is_file()]
+    return sorted(found)
 
-    Raises ValueError for a name that stands for none.
+
+def delimiter_of(path: Path, name: str | None = None) -> str:
+    """The character between the cells of a file: the one given, or that of a name in `DELIMITERS`.
+
+    Default: a tab in .tsv; else a comma, where the header has none a semicolon or tab that it has, as spreadsheets write them
+    in many languages. Raises ValueError for a name that stands for none.
     """
     if name is None:
-        return "\t" if kind_of(path) == ".tsv" else ","
+        with text_lines(path) as lines:
+            head = next(iter(lines), "")
+        return "\t" if kind_of(path) == ".tsv" else next((found for found in ",;\t" if found in head), ",")
     found = DELIMITERS.get(name, name)
     if len(found) != 1 or found in '"\r\n':
         raise ValueError(f"the delimiter is {name!r:.40}, wanted one character or one of {', '.join(DELIMITERS)}")

@@ -25,7 +25,7 @@ def tables(source: str, data_files: dict[str, str] | None = None) -> dict[str, p
     name, _, revision = source.partition("@")
     name, _, config = name.partition(":")
     if not revision:
-        raise MissingData(f"{source} is no folder; a set of the Hub is named with its revision, ID@REVISION")
+        raise MissingData(f"{source} is no file or folder; a set of the Hub is named with its revision, ID@REVISION")
     options = {"revision": revision} | ({"data_files": data_files} if data_files else {})
     try:
         parts = patiently(lambda: load_dataset(name, config or None, **options), name)
@@ -38,7 +38,7 @@ def tables(source: str, data_files: dict[str, str] | None = None) -> dict[str, p
         table = found[split] = rows.to_pandas()
         for key, kind in rows.features.items():
             if names := getattr(kind, "names", None):
-                table[key] = [names[i] if i is not None and i >= 0 else None for i in table[key]]  # -1: not labelled
+                table[key] = [names[int(i)] if i is not None and i >= 0 else None for i in table[key]]  # -1, NaN: not labelled
     return found
 
 

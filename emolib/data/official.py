@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from emolib import store
 from emolib.data import audit, hub, readers
+from emolib.data.cells import read_picture
 from emolib.data.dataset import DataError, Dataset, MissingData, column, refuse
 from emolib.data.files import csv_rows, is_utf8, read_file, text_lines
 from emolib.data.labels import FACE_CLASSES, FERPLUS_COLUMNS, MSED_CLASSES, SHARED_CLASSES, SPLITS
@@ -32,6 +33,8 @@ EKMAN = {
     "anger": (2, 3, 10), "disgust": (11,), "fear": (14, 19), "joy": (0, 1, 4, 5, 8, 13, 15, 17, 18, 20, 21, 23),
     "sadness": (9, 12, 16, 24, 25), "surprise": (6, 7, 22, 26), "neutral": (27,),
 }  # fmt: skip
+EKMAN_OF = [next(name for name, numbers in EKMAN.items() if number in numbers) for number in range(28)]
+GOEMOTIONS_LISTS = ("labels.txt", "emotions.txt")
 FLICKR = ("Flickr8k_text.zip", "Flickr8k_Dataset.zip")
 MERGED = "FER-2013, Public and Private test together as test, they cannot be told apart here"
 
@@ -46,7 +49,7 @@ def read_pixel_csv(path: str | Path, *, votes: str | Path | None = None, on_erro
     key = hashlib.sha256(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {on_error} v1".encode()).hexdigest()
     cache = CACHE / f"faces-{key[:16]}.safetensors"
     arrays = store.cached(cache, lambda: parse_pixels(path, on_error))
-    source = f"FER-2013, {path.name}" + readers.left_out([""] * int(arrays["skipped"][0]))
+    source = f"FER-2013, {path.name}" + readers.left_out(int(arrays["skipped"][0]))
     faces = Dataset(arrays["ids"], arrays["labels"], np.array(SPLITS)[arrays["usage"]], FACE_CLASSES, source, arrays["pixels"])
     return join_votes(faces, Path(votes)) if votes and Path(votes).exists() else faces
 
@@ -75,7 +78,7 @@ def parse_face(where: str, row: int, emotion: str, pixels: str, usage: str) -> t
     if usage not in USAGES:
         return f"{where}: Usage is {usage!r:.100}, wanted one of {', '.join(USAGES)}"
     try:
-        values = np.fromstring(pixels, sep=" ", dtype=np.int32)
+        values = np.fromstring(pixels, sep=" ", dtype=np.int64)
     except ValueError:
         bad = next((word for word in pixels.split() if not word.lstrip("-").isdecimal()), pixels)
         return f"{where}: a pixel is {bad!r:.20}, wanted a number from 0 to 255"
@@ -89,7 +92,7 @@ def parse_face(where: str, row: int, emotion: str, pixels: str, usage: str) -> t
 def join_votes(faces: Dataset, path: Path) -> Dataset:
     """FER+ votes, joined **by row**: `Image name` drifts by one after each blank row and four names are wrong.
 
-    Raises DataError if the two files differ in length or in any row's Usage.
+    Raises DataError where votes are missing for a row, or the two files differ in a row's Usage.
     """
     table = read_file(path)
     if missing := {"Usage", *FERPLUS_COLUMNS} - set(table.columns):
@@ -117,7 +120,7 @@ def read_fer_hub() -> Dataset:
     order = np.array([FER_TRAINING_COUNTS.index(count) for count in counts])
     whole = pd.concat([tables["train"], tables["test"]])
     split = np.repeat(np.array(["train", "test"], "U10"), [len(tables["train"]), len(tables["test"])])
-    pixels = grey_pixels([readers.read_picture(cell, Path()) for cell in whole["jpg"]], SIDE)
+    pixels = grey_pixels([read_picture(cell, Path()) for cell in whole["jpg"]], SIDE)
     faces = Dataset(np.arange(len(split)), order[whole["cls"]], split, FACE_CLASSES, f"{MERGED} ({FER_HUB})", pixels)
     return audit.draw_splits(faces, SPLITS[1:2])
 
@@ -125,10 +128,16 @@ def read_fer_hub() -> Dataset:
 def read_goemotions(folder: str | Path) -> Dataset:
     """GoEmotions (Demszky et al. 2020, arXiv:2005.00547) with Ekman labels, see `one_emotion`.
 
-    folder: {train,dev,test}.tsv (text, label numbers, id) and labels.txt. DataError names a broken line.
+    folder: {train,dev,test}.tsv (text, label numbers, id) and emotions.txt, as its authors publish them with 28 labels, which
+    become Ekman's; or labels.txt with Ekman's own. DataError names a broken line or another list of labels.
     """
     folder = Path(folder)
-    names, rows = (folder / "labels.txt").read_text(encoding="utf8").split(), []
+    listed = next(path for name in GOEMOTIONS_LISTS if (path := folder / name).exists())
+    names, rows = listed.read_text(encoding="utf8").split(), []
+    if len(names) == len(EKMAN_OF):
+        names = list(EKMAN_OF)
+    elif set(names) != set(EKMAN):
+        raise DataError(f"{listed}: {len(names)} labels, {', '.join(names):.100}, wanted the 28 of GoEmotions or Ekman's seven")
     for split, stem in zip(SPLITS, ("train", "dev", "test"), strict=True):
         with text_lines(folder / f"{stem}.tsv") as file:
             lines = [line.rstrip("\r\n") for line in file]
@@ -144,9 +153,9 @@ def read_goemotions(folder: str | Path) -> Dataset:
 
 def read_goemotions_hub() -> Dataset:
     """The same from the Hub at a pinned revision, its 28 labels mapped to Ekman's as its authors do."""
-    name, tables = {number: name for name, numbers in EKMAN.items() for number in numbers}, hub.tables(GOEMOTIONS_HUB)
+    tables = hub.tables(GOEMOTIONS_HUB)
     cells = ((split, *row) for split in SPLITS for row in tables[split][["text", "labels"]].itertuples(index=False))
-    return one_emotion((split, text, {name[n] for n in numbers}) for split, text, numbers in cells)
+    return one_emotion((split, text, {EKMAN_OF[n] for n in numbers}) for split, text, numbers in cells)
 
 
 def one_emotion(rows: Iterable[tuple[str, str, set[str]]]) -> Dataset:
@@ -157,6 +166,8 @@ def one_emotion(rows: Iterable[tuple[str, str, set[str]]]) -> Dataset:
         for number, (split, text, names) in enumerate(rows)
         if len(names) == 1 and names <= set(SHARED_CLASSES) and text.strip()
     ]
+    if not kept:
+        raise DataError(f"GoEmotions: none of {len(rows)} rows has one of {', '.join(SHARED_CLASSES)} alone")
     ids, labels, split, texts = zip(*kept, strict=True)
     source = f"GoEmotions (Ekman), {len(rows) - len(kept)} of {len(rows)} rows with several or other labels left out"
     return Dataset(np.array(ids), np.array(labels), np.array(split), SHARED_CLASSES, source, texts=column(texts))

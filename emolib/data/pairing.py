@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -49,7 +50,7 @@ def _distinct(data: Dataset, items: Sequence, split: str, classes: list[str], rn
     rows = rng.permutation(np.flatnonzero((data.split == split) & wanted))
     first: dict[bytes, int] = {}
     for row in rows:
-        first.setdefault(content(items[row]), row)
+        first.setdefault(hashlib.sha256(content(items[row])).digest(), row)
     return np.array(list(first.values()), dtype=int)
 
 

@@ -35,9 +35,10 @@ def open_picture(picture, name: str, *, side: int | None = None) -> Image.Image:
                 picture.draft(None, (4 * side, 4 * side))
         elif not isinstance(picture, Image.Image):
             picture = Image.fromarray(scaled(picture))
+        wide = picture.mode == "I" and getattr(picture, "format", None) == "PPM"  # 16 bits, held in 32
         picture = ImageOps.exif_transpose(picture)
         if picture.mode == "F" or picture.mode.startswith("I"):  # more than 8 bits
-            picture = Image.fromarray(scaled(np.asarray(picture)))
+            picture = Image.fromarray(scaled(np.asarray(picture, np.uint16 if wide else None)))
     except DataError as error:
         raise DataError(f"{name} cannot be read: {error}") from error
     except MemoryError:
@@ -66,7 +67,7 @@ def scaled(pixels) -> np.ndarray:
         raise DataError(f"{type(pixels).__name__} of {array.dtype} {array.shape}, wanted pixels (H, W), (H, W, 3) or (3, H, W)")
     if array.dtype == np.uint8:
         return array
-    if array.dtype == np.uint16:
+    if array.dtype.kind == "u" and array.dtype.itemsize == 2:
         return (array / 257).astype(np.uint8)
     low, high = float(array.min()), float(array.max())
     whole = array.dtype.kind in "ui" or bool((array == np.round(array)).all())

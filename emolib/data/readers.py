@@ -8,8 +8,7 @@ left-out rows too.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,9 +17,10 @@ import pandas as pd
 from tqdm import tqdm
 
 from emolib.data import audit, hub
+from emolib.data.cells import check_renamed, class_names, folded, plain, read_label, read_picture, read_text, rename
 from emolib.data.dataset import DataError, Dataset, MissingData, column, refuse
-from emolib.data.files import SUFFIXES, kind_of, read_file
-from emolib.data.labels import SPLITS, WORDS
+from emolib.data.files import SUFFIXES, kind_of, read_file, walk
+from emolib.data.labels import SPLITS
 from emolib.data.pictures import open_picture
 
 STEMS = {"train": "train", "training": "train", "test": "test", "privatetest": "test"}
@@ -39,11 +39,12 @@ def read(
 ) -> Dataset:  # fmt: skip
     """Anybody's data: class folders where no column is named, else a table; validation and test are drawn where missing.
 
-    options: whatever `read_table` and `read_class_folders` both take. Raises ValueError for a table without columns.
+    Each picture is opened once, so that a damaged one is known by its row. options: whatever `read_table` and
+    `read_class_folders` both take. Raises ValueError for a table without columns.
     """
     options = {"draw": SPLITS[1:]} | options
     if image or text:
-        return read_table(source, image=image, text=text, label=label, split=split, **options)
+        return read_table(source, image=image, text=text, label=label, split=split, opened=True, **options)
     if not Path(source).is_dir():
         raise ValueError(f'{source} is no folder of class folders; of a table name the columns: image="...", text="..."')
     return read_class_folders(source, **options)
@@ -64,6 +65,7 @@ class Columns:
     extras: tuple[str, ...] = ()
     split: str | None = None
     renamed: Mapping[str, str] = field(default_factory=dict)
+    opened: bool = False  # whether each picture is opened to see that it can be
 
     def pick(self, table: pd.DataFrame, where: str) -> pd.DataFrame:
         """Label, image, texts and extras, in this order; DataError lists the columns that are missing."""
@@ -76,13 +78,13 @@ class Columns:
             raise DataError(f"{where}: columns found {list(table.columns)!s:.300}, missing {sorted(missing)}")
         return table[wanted]
 
-    def splits(self, table: pd.DataFrame, where: str) -> Sequence[str | None]:
-        """Of each row of a table without other parts its split, None for one that has no such name; all train by default."""
+    def splits(self, table: pd.DataFrame, where: str) -> Sequence[str]:
+        """Of each row of a table without other parts its split, the cell where that names none; all train by default."""
         if self.split and self.split not in table:
             raise DataError(f"{where}: columns found {list(table.columns)!s:.300}, missing the split's, {self.split!r}")
         known = [c for c in table if str(c).casefold() in SPLIT_COLUMNS and any(map(split_named, table[c]))]
         if chosen := [self.split] if self.split else known[:1]:
-            return [split_named(cell) for cell in table[chosen[0]]]
+            return [split_named(cell) or plain(cell) for cell in table[chosen[0]]]
         return ["train"] * len(table)
 
     def read(self, cells: Sequence, folder: Path, classes: Sequence[str]) -> tuple:
@@ -90,16 +92,19 @@ class Columns:
         label, *rest = cells
         image, rest = (rest[0], rest[1:]) if self.image else (None, rest)
         n = len(self.text)
-        number, text = read_label(self.renamed.get(plain(label), label), classes, rest[:n]), None
+        number, text = read_label(rename(label, self.renamed), classes, rest[:n]), None
         if n:
             text = read_text(rest[:n], self.text)
-        return number, read_picture(image, folder) if self.image else None, text, rest[n:]
+        picture = read_picture(image, folder) if self.image else None
+        if self.opened and self.image:
+            open_picture(picture, "the picture", side=SMALL)
+        return number, picture, text, rest[n:]
 
 
 def read_table(
     source: str | Path, *, image: str | None = None, text: str | Sequence[str] = (), label: str = "label",
     split: str | None = None, classes: Sequence[str] | None = None, renamed: Mapping[str, str] | None = None,
-    extras: Sequence[str] = (), name: str | None = None, draw: Sequence[str] = (), on_error: str = "raise",
+    extras: Sequence[str] = (), name: str | None = None, draw: Sequence[str] = (), on_error: str = "raise", opened: bool = False,
 ) -> Dataset:  # fmt: skip
     """Rows with a picture, a text, or both, and a label, from a file, a folder or the Hub.
 
@@ -109,10 +114,11 @@ def read_table(
     to the file. text: a column, or several to be joined. label: a column of class names or numbers. split: of one file, the
     column that tells the splits; default, one of `SPLIT_COLUMNS` that does. classes: default, the labels of Training in
     alphabetical order. renamed: {label found: class}. extras: more columns to keep. draw: splits that may be drawn from
-    Training, see `audit.draw_splits`. Raises MissingData where another part is not at hand, DataError.
+    Training, see `audit.draw_splits`. opened: whether each picture is opened to see that it can be. Raises MissingData where
+    another part is not at hand, DataError.
     """
     texts = (text,) if isinstance(text, str) and text else tuple(text)
-    columns = Columns(image, texts, label, tuple(extras), split, renamed or {})
+    columns = Columns(image, texts, label, tuple(extras), split, folded(renamed), opened)
     if not columns.image and not columns.text:
         raise ValueError('name a column of pictures or of texts: read_table(..., image="image", text="text")')
     path = Path(source)
@@ -137,90 +143,37 @@ def assemble(
             f"{', '.join(SUFFIXES)} or as a folder with metadata.csv; on the Hub, as splits; in one file, in a column split"
         )
     trained = (cell for _, table, _, splits in parts for cell, s in zip(table.iloc[:, 0], splits, strict=True) if s == "train")
-    known = tuple(classes or class_names(columns.renamed.get(plain(cell), cell) for cell in trained))
-    rows, problems, total = [], [], 0
+    known = tuple(classes or class_names(rename(cell, columns.renamed) for cell in trained))
+    check_renamed(columns.renamed, (cell for _, table, *_ in parts for cell in table.iloc[:, 0]), name)
+    rows, left, total = [], 0, 0
     for where, table, folder, splits in parts:
+        problems = []
         cells = zip(table.index, splits, table.itertuples(index=False, name=None), strict=True)
+        cells = tqdm(cells, f"reading {name}", len(table), leave=False, unit="row", delay=5)
         for number, (place, part, row) in enumerate(cells):
             try:
-                if part is None:
-                    raise DataError(f"the split is not {', '.join(SPLITS)} or another name of these")
+                if part not in SPLITS:
+                    raise DataError(f"the split is {part!r:.50}, wanted {', '.join(SPLITS)} or another name of these")
                 rows.append((total + number, part, *columns.read(row, folder, known)))
             except DataError as error:
                 problems.append(f"{where}, {table.index.name or 'row'} {place}: {error}")
         total += len(table)
+        left += len(problems)
         refuse(problems, on_error)
     if not rows:
         raise DataError(f"{name}: no readable row")
     ids, split, labels, images, texts, extras = zip(*rows, strict=True)
     more = {key: column(cells) for key, cells in zip(columns.extras, zip(*extras, strict=True), strict=True)}
     data = Dataset(
-        np.array(ids), np.array(labels), np.array(split, "U10"), known, name + left_out(problems),
+        np.array(ids), np.array(labels), np.array(split, "U10"), known, name + left_out(left),
         column(images) if columns.image else None, column(texts) if columns.text else None, more,
     )  # fmt: skip
     return audit.draw_splits(data, draw)
 
 
-def left_out(problems: list[str]) -> str:
+def left_out(count: int) -> str:
     """What `source` says of rows that were not read."""
-    return f", {len(problems)} unreadable rows left out" if problems else ""
-
-
-def plain(cell) -> str:
-    """A cell as text; the empty text where there is none."""
-    if cell is None or (isinstance(cell, float) and np.isnan(cell)):
-        return ""
-    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
-
-
-def class_names(cells: Iterable) -> list[str]:
-    """The labels that occur, numbers by size, names by alphabet; of one name in several cases the first by alphabet."""
-    spelled: dict[str, str] = {}
-    for name in sorted({plain(cell).strip() for cell in cells} - {""}):
-        spelled.setdefault(name.casefold(), name)
-    return sorted(spelled.values(), key=lambda name: (int(name) if name.isdecimal() and len(name) < 9 else -1, name))
-
-
-def read_label(cell, classes: Sequence[str], beside: Sequence = ()) -> int:
-    """A class's number from its name, in any case or as one of its `WORDS`, from its number, or from both ("3_happy")."""
-    name = plain(cell).strip()
-    if name in classes:
-        return classes.index(name)
-    numbered = any(known.isdecimal() for known in classes)  # then a number is a name, and no other number stands for it
-    if name.isdecimal() and not numbered and len(name) < 9 and int(name) < len(classes):
-        return int(name)
-    for said in (name, re.sub(r"^\d+[\s_.-]+", "", name)):
-        words = {said.casefold()}.union(*(group for group in WORDS if said.casefold() in group))
-        if len(found := [i for i, known in enumerate(classes) if known.casefold() in words]) == 1:
-            return found[0]
-    wanted = f"wanted one of {', '.join(classes):.300} or 0 to {len(classes) - 1}"
-    if not name:
-        raise DataError(f"no label beside {', '.join(map(plain, beside))!r:.60}, {wanted} (in a .txt file: text;label)")
-    raise DataError(f"label is {name!r:.100}, {wanted}")
-
-
-def read_text(cells: Sequence, names: Sequence[str]) -> str:
-    """The texts of a row joined as sentences; one text alone stays as it is."""
-    parts = [part for part in (plain(cell).strip() for cell in cells) if part]
-    text = parts[0] if len(names) == 1 and parts else ". ".join(part.rstrip(".") for part in parts)
-    if not text.strip(". "):
-        raise DataError(f"the text is empty, wanted at least one word in {' or '.join(names)}")
-    try:
-        text.encode("utf8")
-    except UnicodeEncodeError as error:  # a byte that the readers let through as a surrogate
-        raise DataError(f"byte {ord(text[error.start]) & 255:#04x} at column {error.start} is not UTF-8") from error
-    return text
-
-
-def read_picture(cell, folder: Path) -> bytes | Path:
-    """A picture's encoded bytes or the path of its file, also from the two as `datasets` writes them."""
-    found = (cell.get("bytes") or cell.get("path")) if isinstance(cell, dict) else cell
-    if isinstance(found, bytes):
-        return found
-    with suppress(OSError, ValueError):  # what is no name of a file at all
-        if isinstance(found, str) and found and (folder / found).is_file():
-            return folder / found
-    raise DataError(f"the picture is {cell!r:.100}, wanted encoded bytes or the path of a file")
+    return f", {count} unreadable rows left out" if count else ""
 
 
 def find_tables(path: Path) -> dict[str, list[Part]]:
@@ -234,7 +187,7 @@ def find_tables(path: Path) -> dict[str, list[Part]]:
             packed_twice = file.suffix == ".gz" and file.with_suffix("").exists()
             if kind_of(file) != suffix or not file.is_file() or packed_twice:
                 continue
-            stem = file.parent.name if file.parent != path else re.sub(r"-\d+-of-\d+$", "", file.name.split(".")[0])
+            stem = file.parent.name if file.parent != path else re.sub(r"-\d+-of-\d+(-[0-9a-f]+)?$", "", file.name.split(".")[0])
             if (split := split_named(stem)) and split not in found:
                 parts.setdefault(split, []).append((str(file), read_file(file), file.parent))
         found |= parts
@@ -263,13 +216,14 @@ def read_class_folders(
     of paths. `source` says how many files were no pictures in a class folder. Raises MissingData where a part holds no picture,
     DataError.
     """
-    folder, other = Path(folder), renamed or {}
+    folder, other = Path(folder), folded(renamed)
     files, skipped = list_pictures(folder)
-    known = tuple(classes or class_names(other.get(label, label) for split, label, _ in files if split == "train"))
+    known = tuple(classes or class_names(rename(label, other) for split, label, _ in files if split == "train"))
+    check_renamed(other, (label for _, label, _ in files), str(folder))
     rows, pixels, sizes, problems = [], [], set(), []
     for number, (split, label, path) in enumerate(tqdm(files, desc=f"reading {folder.name}", unit="image", leave=False)):
         try:
-            found, picture = read_label(other.get(label, label), known), open_picture(path.read_bytes(), "the picture")
+            found, picture = read_label(rename(label, other), known), open_picture(path.read_bytes(), "the picture")
         except (DataError, OSError) as error:
             problems.append(f"{path}: {error}")
             continue
@@ -283,7 +237,7 @@ def read_class_folders(
         raise MissingData(f"{folder}: no picture in {parts}, or in <class>/ where there are no splits")
     ids, labels, split, paths = zip(*rows, strict=True)
     said = f", {skipped} files that are no pictures of a class skipped" if skipped else ""
-    source, held = (name or f"{folder.name}, class folders") + said + left_out(problems), len(pixels) == len(rows)
+    source, held = (name or f"{folder.name}, class folders") + said + left_out(len(problems)), len(pixels) == len(rows)
     images = stack(pixels) if held else column(paths)
     return audit.draw_splits(Dataset(np.array(ids), np.array(labels), np.array(split, "U10"), known, source, images), draw)
 
@@ -294,7 +248,7 @@ def list_pictures(folder: Path) -> tuple[list[tuple[str, str, Path]], int]:
     Where any picture has a split, those without one are among the others; where none has, all are train.
     """
     files, others = [], 0
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for path in walk(folder):
         *above, label, _ = ("", *path.relative_to(folder).parts)
         if not label or split_named(label) or not is_picture(path, folder):
             others += 1

@@ -27,7 +27,7 @@ PLACES = {
     "FER+ votes": ("fer2013", ("fer2013new.csv",), ""),
     "DAIR-AI Emotion": ("emotion", ("train*",), EMOTION_HUB),
     "MSED": ("msed", ("train*",), ""),
-    "GoEmotions": ("goemotions", ("labels.txt",), official.GOEMOTIONS_HUB),
+    "GoEmotions": ("goemotions", official.GOEMOTIONS_LISTS, official.GOEMOTIONS_HUB),
     "CIFAR-10": ("cifar10", ("test.parquet",), CIFAR_HUB),
     "Flickr8k": ("flickr8k", (official.FLICKR[1],), ""),
 }
@@ -95,7 +95,8 @@ def raw_faces(profile: Profile) -> Dataset:
         if (folder / name).exists():
             return official.read_pixel_csv(folder / name, votes=folder / "fer2013new.csv")
     if (folder / "train").is_dir():
-        name = "FER-2013, class folders" if (folder / "validation").is_dir() else official.MERGED
+        parts = {readers.split_named(path.name) for path in folder.iterdir()}
+        name = "FER-2013, class folders" if "validation" in parts else official.MERGED
         return readers.read_class_folders(folder, FACE_CLASSES, name=name)
     if profile.name == "full":
         return official.read_fer_hub()
@@ -215,8 +216,8 @@ def other_texts(profile: Profile) -> Dataset:
     try:
         return official.read_goemotions_hub()
     except MissingData as error:
-        how = f"{error}. Put the Ekman version of github.com/google-research/google-research/tree/master/goemotions there"
-        raise missing("GoEmotions", "labels.txt and train, dev, test .tsv", data_folder() / "goemotions", how) from error
+        how = f"{error}. Put emotions.txt and data/ of github.com/google-research/google-research/tree/master/goemotions there"
+        raise missing("GoEmotions", "emotions.txt and train, dev, test .tsv", data_folder() / "goemotions", how) from error
 
 
 def own(data: str | Path = "", image: str = "", text: str | tuple[str, ...] = "", label: str = "label", **options) -> Dataset:

@@ -45,8 +45,8 @@ def fer(folder, content=FER, votes=None):
     ) if votes is not None else official.parse_pixels(folder / "fer2013.csv", "raise")  # fmt: skip
 
 
-def goemotions(folder, line):
-    (folder / "labels.txt").write_text("joy\nsadness")
+def goemotions(folder, line, labels=tuple(official.EKMAN)):
+    (folder / "labels.txt").write_text("\n".join(labels))
     for name in ("train", "dev", "test"):
         (folder / f"{name}.tsv").write_bytes(line)
     return official.read_goemotions(folder)
@@ -87,7 +87,8 @@ CASES = {
     "a gzip file that was cut": (lambda f: table(f, gzip.compress(GOOD.encode())[:-12], "t.csv.gz"), r"t\.csv\.gz is no readable"),
     "an empty file": (lambda f: table(f, ""), r"t\.csv is empty, wanted a header and rows"),
     "a header alone": (lambda f: table(f, "text,label\n"), "t.csv has no part train"),
-    "another delimiter": (lambda f: table(f, GOOD.replace(",", ";")), r"columns found \['text;label;split'\], missing"),
+    "another delimiter": (lambda f: table(f, GOOD.replace(",", ";")), 3),
+    "a delimiter nobody knows": (lambda f: table(f, GOOD.replace(",", "|")), r"columns found \['text\|label\|split'\], missing"),
     "a delimiter of two letters": (lambda f: files.read_file(f / "t.csv", "ab"), "the delimiter is 'ab', wanted one character"),
     "no delimiter": (lambda f: files.read_file(f / "t.csv", ""), "the delimiter is '', wanted one character"),
     "a column that is not there": (lambda f: table(f, GOOD, text="said"), r"columns found \['text', 'label', 'split'\], missing \['said'\]"),
@@ -115,6 +116,8 @@ CASES = {
     "FER+ without columns": (lambda f: fer(f, votes="Usage,x\nTraining,1\n"), r"fer2013new\.csv: columns found .*missing \['NF'"),
     "FER+ with words": (lambda f: fer(f, votes=VOTES + "Training,a,many" + ",0" * 9 + "\n"), "line 2: 'many' votes, wanted 0 to 10"),
     "GoEmotions, not UTF-8": (lambda f: goemotions(f, b"tr\xe8s\t0\tid\n"), "is not UTF-8"),
+    "GoEmotions, other labels": (lambda f: goemotions(f, b"fine\t0\tid\n", ("joy", "sadness")), "2 labels, joy, sadness, wanted the 28"),
+    "GoEmotions, nothing for us": (lambda f: goemotions(f, b"fine\t6\tid\n"), "none of 3 rows has one of anger, fear"),
     "GoEmotions, another format": (lambda f: goemotions(f, b"fine,joy\n"), r"train\.tsv, row 0: 'fine,joy', wanted text"),
     "a model folder that is none": (lambda f: EmotionClassifier.from_pretrained(f / "void"), r"emolib\.json is not there; wanted"),
     "a damaged emolib.json": (lambda f: load(f, lambda e: (e / "emolib.json").write_text("{")), r"emolib\.json is damaged"),

@@ -18,7 +18,7 @@ from PIL import Image
 from emolib import EmotionClassifier, profiles
 from emolib.app import predict
 from emolib.app.steps import OWN
-from emolib.data import prompts
+from emolib.data import files, prompts
 from emolib.data.dataset import DataError
 from emolib.data.labels import FACE_CLASSES, SHARED_CLASSES, TEXT_CLASSES
 from emolib.models import encoder, heads
@@ -125,9 +125,36 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_file(folder, model, sample_
 
 def test_a_surplus_cell_keeps_the_tables_own_delimiter(model, tmp_path):
     (tmp_path / "t.csv").write_text("id;said\n1;so glad;at last\n")
-    predict.predict(model, tmp_path / "t.csv", tmp_path / "o.csv", text_column="said", delimiter=";")
+    predict.predict(model, tmp_path / "t.csv", tmp_path / "o.csv", text_column="said")
     row = next(csv.DictReader(io.StringIO((tmp_path / "o.csv").read_text()), delimiter=";"))
     assert row["said"] == "so glad;at last" and "3 cells, wanted 2" in row["problem"] and row["text_emotion"]
+
+
+def test_a_lone_carriage_return_ends_no_row(model, tmp_path):
+    (tmp_path / "t.csv").write_bytes(b'said\n"so\rglad"\nfine\n')
+    predict.predict(model, tmp_path / "t.csv", tmp_path / "o.csv", text_column="said")
+    assert [row["said"] for row in read(tmp_path / "o.csv")] == ["so\rglad", "fine"]
+    assert [cells[0] for _, cells in files.csv_rows(tmp_path / "o.csv")] == ["said", "so\rglad", "fine"]
+
+
+def test_texts_of_parquet_that_are_bytes_are_texts(model, tmp_path):
+    pd.DataFrame({"said": [b"so glad", b"\xff\xd8"]}).to_parquet(tmp_path / "t.parquet")
+    predict.predict(model, tmp_path / "t.parquet", tmp_path / "o.csv", text_column="said")
+    first, second = read(tmp_path / "o.csv")
+    assert (
+        first["said"] == "so glad" and first["text_emotion"] and second["said"] == "2 bytes" and "not UTF-8" in second["problem"]
+    )
+
+
+def test_crops_that_hold_different_values_are_different(model, tmp_path):
+    def by(margin):
+        return lambda picture: picture.crop((margin, margin, 40, 40))
+
+    table, keys = predict.Table.open(tmp_path), set()
+    for crop in (by(4), by(8), None):
+        cropping = EmotionClassifier(model.encoder, model.heads, OWN, classes=SHARED_CLASSES, crop=crop)
+        keys.add(predict.key_of(table, {"image": 0}, cropping))
+    assert len(keys) == 3
 
 
 def test_a_classifier_of_one_modality_adds_its_own_classes(model, sample_faces, tmp_path):

@@ -57,7 +57,8 @@ def test_a_clone_is_of_one_commit_goes_on_and_leaves_what_is_of_other_origin(tmp
     commit = git("rev-parse", "HEAD~1")
     with pytest.raises(OSError, match="git fetch"):
         fetch.clone(f"file://{origin}", "0" * 40, target)
-    (target / ".git" / "index.lock").touch()  # as after a kill
+    for name in ("index.lock", "shallow.lock"):  # as after a kill
+        (target / ".git" / name).touch()
     fetch.clone(f"file://{origin}", commit, target)
     assert (target / "test.csv").read_text() == "first"
     fetch.clone("file:///nowhere", commit, target)  # what is whole is not asked for again

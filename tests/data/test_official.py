@@ -110,6 +110,11 @@ def test_goemotions_keeps_single_shared_labels_and_names_a_bad_row(tmp_path):
     (tmp_path / "test.tsv").write_text("fine\t3\tid\nbroken line\n")
     with pytest.raises(DataError, match=r"test\.tsv, row 1: 'broken line', wanted text, label numbers, id"):
         official.read_goemotions(tmp_path)
+    (tmp_path / "labels.txt").unlink()
+    (tmp_path / "emotions.txt").write_text("\n".join(f"emotion-{i}" for i in range(28)))  # as its authors publish it
+    (tmp_path / "test.tsv").write_text("grr\t3\tid\nwow\t26,22\tid\nso so\t27\tid\n")
+    data = official.read_goemotions(tmp_path)
+    assert [data.classes[label] for label in data.part("test").labels] == ["anger", "surprise"]
 
 
 def test_msed_reads_alike_from_its_authors_clone_and_from_parquet(tmp_path):

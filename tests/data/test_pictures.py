@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from emolib.data.dataset import DataError
-from emolib.data.pictures import grey_pixels, open_picture
+from emolib.data.pictures import grey_pixels, open_picture, scaled
 
 
 def encoded(picture, kind="PNG"):
@@ -40,6 +40,10 @@ def test_every_kind_of_picture_opens_alike(tmp_path):
     )
     deep = open_picture(Image.fromarray(np.full((2, 2), 25800, np.uint16)), "p")
     assert np.asarray(deep).tolist() == [[[100] * 3] * 2] * 2
+    for depth, size in ((200, ">u2"), (25800, ">u2")):  # a dark one is dark
+        wide = b"P5 2 2 65535\n" + np.full(4, depth, size).tobytes()
+        assert np.asarray(open_picture(wide, "p")).tolist() == [[[depth // 257] * 3] * 2] * 2
+        assert scaled(np.full((2, 2), depth, size)).tolist() == [[depth // 257] * 2] * 2
 
 
 def test_a_large_photograph_is_decoded_small_and_looks_the_same(tmp_path):

@@ -19,7 +19,7 @@ SAMPLE, MINI = profiles.get("sample"), profiles.get("mini")
         (sets.raw_texts, r"DAIR-AI Emotion is not at hand.*offline.*\.txt \(text;label\).*EMOLIB_DATA=FOLDER"),
         (sets.genuine, r"MSED is not at hand.*python -m emolib data.*EMOLIB_DATA=FOLDER"),
         (sets.captioned, r"MSED is not at hand"),
-        (sets.other_texts, r"GoEmotions is not at hand: looked for labels.txt.*offline.*EMOLIB_DATA=FOLDER"),
+        (sets.other_texts, r"GoEmotions is not at hand: looked for emotions.txt.*offline.*EMOLIB_DATA=FOLDER"),
         (sets.cifar10, r"CIFAR-10 is not at hand.*offline.*EMOLIB_DATA=FOLDER"),
     ],
 )
