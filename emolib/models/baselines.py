@@ -97,7 +97,8 @@ def fit_seeds(data: Dataset, build: Callable, wrap: Callable, config, work: Work
         for seed in config.seeds:
             torch.manual_seed(seed)
             fitted.append(training.fit(build(), train, validation, config.fit, seed=seed, key=key, work=work))
-            judged = (training.predict(fitted[-1].model, part, precision=work.precision) for part in (validation, test))
-            probs.append(np.concatenate(list(judged)))
+            progress = training.best_epoch(fitted[-1].history) / config.fit.epochs  # as the epoch was judged
+            how = {"precision": work.precision, "progress": progress}
+            probs.append(np.concatenate([training.predict(fitted[-1].model, part, **how) for part in (validation, test)]))
     notes = {"history": [f.history for f in fitted], "runs": [f.notes for f in fitted]} | (notes or {})
     return predictions(data, np.stack(probs), notes)

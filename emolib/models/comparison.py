@@ -171,14 +171,15 @@ def every_test(genuine: Records, masked: Records, matched: Records) -> pd.DataFr
 
 
 def nearest(judged: pd.DataFrame) -> str:
-    """The way that comes nearest to being better than its product, in words; judged: rows of `judge`.
+    """The way that comes nearest to being better than its product, in words; judged: rows of `judge`, with a column "alone",
+    p corrected for the fusions alone.
 
     Of those above their product the one with the lowest uncorrected p; where none is above, the one least below.
     """
     above = judged[judged["points"] > 0]
     f = judged.loc[above["raw_p"].idxmin() if len(above) else judged["points"].idxmax()]
     points = signed((f["points"], (f["points_low"], f["points_high"])))
-    p = f"p = {p_value(f['p'])}, uncorrected {p_value(f['raw_p'])}"
+    p = f"p = {p_value(f['p'])}, corrected for the fusions alone {p_value(f['alone'])}, uncorrected {p_value(f['raw_p'])}"
     return f"{f['system']} on {f['pairs']} pairs, {percent(f['accuracy'])} %, {points} points, {p}"
 
 
@@ -322,9 +323,19 @@ def headlines(load: Callable[[str], Result]) -> pd.DataFrame:
 
 
 def long_tables(load: Callable[[str], Result]) -> dict[str, pd.DataFrame]:
-    """Every comparison of the fusion page, for `tables.results_long`: {title: table}; nothing where it is not recorded."""
+    """Every comparison of the fusion page, and the products that they are held against, for `tables.results_long`: {title:
+    table}; nothing where it is not recorded."""
     try:
-        judged = every_test(*recorded(load))
+        genuine, masked, matched = recorded(load)
+        judged = every_test(genuine, masked, matched)
+        others = [load(name) for name in ("faces/cnn", "texts/gru", "pairs/matched")]
     except MissingRecord:
         return {}
-    return {f"Fusion, {name}": readable(frame) for name, frame in judged.groupby("pairs", sort=False)}
+    found = {}
+    for name, some in (("genuine", genuine), ("masked", masked)):
+        if some:
+            products = {null: two.fused().test for null, two in nulls(some).items()}
+            found[f"Fusion, products on {name} pairs"] = tables.scores(products)
+    of = nulls(matched) | {"product of CNN and GRU": on_pairs(*others)}
+    found["Fusion, experts and products on matched pairs"] = families(of, len(matched["gate"].arrays["repaired"]))
+    return found | {f"Fusion, {name}": readable(frame) for name, frame in judged.groupby("pairs", sort=False)}

@@ -169,7 +169,8 @@ class Encoder:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of weights, tokenizer and image processor: equal for equal answers, whatever files they came from."""
+        """SHA-256 of weights, tokenizer and image processor, whatever files they came from; of the configuration it knows
+        only what shows in the weights' shapes."""
         parts = [self._weights_digest, self._tokenizer_digest, self.processor.to_json_string()]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -316,8 +317,13 @@ class Encoder:
         """Everything but the items that a vector depends on."""
         import transformers
 
-        made = [kind, self.fingerprint, str(self.model.dtype), str(training.half(self.precision)), str(device())]
-        made += [torch.__version__, transformers.__version__, self.size if kind == "image" else None]
+        made = [kind, self.fingerprint, self.model.config.to_json_string(), str(self.model.dtype), str(device())]
+        made += [
+            str(training.half(self.precision)),
+            torch.__version__,
+            transformers.__version__,
+            self.size if kind == "image" else None,
+        ]
         return json.dumps(made)
 
 

@@ -108,14 +108,17 @@ def logits(vectors: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | Non
 
 
 def order(batches: Batches, size: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """One epoch's rows, batch by batch; texts of like length meet, so that little is padded."""
-    rows = rng.permutation(len(batches.labels))
+    """One epoch's rows, batch by batch; texts of like length meet, so that little is padded.
+
+    A short batch would weigh its rows more than others and upset batch normalisation: as many rows as it had are left out, drawn
+    anew each epoch, before the texts are sorted, or it would always be the longest.
+    """
+    n = len(batches.labels)
+    rows = rng.permutation(n)[: n // size * size or n]
     if batches.lengths is not None:
         pools = [rows[i : i + 20 * size] for i in range(0, len(rows), 20 * size)]
         rows = np.concatenate([pool[np.argsort(batches.lengths[pool], kind="stable")] for pool in pools])
     parts = [rows[i : i + size] for i in range(0, len(rows), size)]
-    # The last, short batch would weigh its rows more than the others and upsets batch normalisation.
-    parts = [part for part in parts if len(part) == size] or parts
     return [parts[i] for i in rng.permutation(len(parts))]
 
 
@@ -235,7 +238,10 @@ def train_step(run: Run, inputs: tuple, labels: torch.Tensor, where: str) -> tor
         output = run.model(*inputs)
     output = output.to(torch.promote_types(output.dtype, torch.float32))
     value = run.loss(output, labels, label_smoothing=run.config.label_smoothing)
-    if not value.isfinite():
+    finite = value.isfinite()
+    if run.acc.num_processes > 1:  # or those whose share is finite would wait for the one that stopped
+        finite = run.acc.reduce(finite.float(), reduction="mean") == 1
+    if not finite:
         raise FloatingPointError(
             f"{run.name}, {where}: the loss is {value.item()}, wanted a finite one; lower the learning "
             f"rate ({run.config.learning_rate}) or compute in float32 (here: {run.precision})"
@@ -252,8 +258,12 @@ def train_step(run: Run, inputs: tuple, labels: torch.Tensor, where: str) -> tor
 
 
 @torch.no_grad()
-def predict(model: nn.Module, batches: Batches, *, precision: str = "float32", progress: float = 1.0, size: int = 256):
-    """Posteriors of every row, averaged over the views: (N, K) float64, rows sum to 1. progress: 1 after training."""
+def predict(model: nn.Module, batches: Batches, *, precision: str = "float32", progress: float = 1.0, final: bool = True,
+            size: int = 256) -> np.ndarray:  # fmt: skip
+    """Posteriors of every row, averaged over the views: (N, K) float64, rows sum to 1.
+
+    progress: of the training when the weights were chosen. final: whether it is over, and all views are asked.
+    """
     model.eval()
     device, rows = next(model.parameters()).device, np.arange(len(batches.labels))
     if batches.lengths is not None:
@@ -262,14 +272,14 @@ def predict(model: nn.Module, batches: Batches, *, precision: str = "float32", p
     for start in range(0, len(rows), size):
         inputs = tuple(x.to(device) for x in batches.batch(rows[start : start + size], None, 1.0))
         with autocast(precision):
-            outputs = [model(*view) for view in batches.views(inputs, progress, final=progress >= 1)]
+            outputs = [model(*view) for view in batches.views(inputs, progress, final=final)]
         parts.append(torch.stack([output.double().softmax(1) for output in outputs]).mean(0).cpu().numpy())
     return np.concatenate(parts)[np.argsort(rows, kind="stable")]
 
 
 def judge(run: Run, validation: Batches, progress: float) -> dict[str, float]:
     """Loss (nats) and accuracy on the validation rows."""
-    probs = predict(run.judged, validation, precision=run.precision, progress=progress)
+    probs = predict(run.judged, validation, precision=run.precision, progress=progress, final=False)
     chosen = np.clip(probs[np.arange(len(probs)), validation.labels], 1e-12, None)
     hits = probs.argmax(1) == validation.labels
     return {"validation_loss": float(-np.log(chosen).mean()), "validation_accuracy": float(hits.mean())}

@@ -280,10 +280,12 @@ def search(
         raise FloatingPointError(f"{work.step}: no rate of the search gives a finite loss; start from a lower one")
     for _ in range(grid.beyond if len(tried) > 1 else 0):
         best, apart = training.best_epoch(tried), tried[1]["rate"] / tried[0]["rate"]
-        if best == 0:
-            tried = attempt(tried[0]["rate"] / apart) + tried
-        elif best == len(tried) - 1:
-            tried += attempt(tried[-1]["rate"] * apart)
+        if best not in (0, len(tried) - 1):
+            break
+        further = attempt(tried[0]["rate"] / apart if best == 0 else tried[-1]["rate"] * apart)
+        if not further:
+            break
+        tried = further + tried if best == 0 else tried + further
     rate = tried[training.best_epoch(tried)]["rate"]
     tried += [found for rank in ranks or () if rank != config.rank for found in attempt(rate, rank)]
     best = tried[training.best_epoch(tried)]  # one rule for epochs, rates and ranks

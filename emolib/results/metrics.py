@@ -14,6 +14,8 @@ import numpy as np
 
 from emolib.results.predictions import Facts, Predictions
 
+HESSIAN = 6000  # weights of a logistic regression up to which their second derivatives are computed
+
 
 class TestSplitError(ValueError):
     """Something was to be chosen or fitted on test items."""
@@ -137,8 +139,10 @@ def logistic(inputs: np.ndarray, labels: np.ndarray, classes: int, strength: flo
     """
     from sklearn.linear_model import LogisticRegression
 
-    # Newton's method reaches the optimum itself; lbfgs stops short of it, at a point that moves with the number of threads.
-    fitted = LogisticRegression(C=strength, solver="newton-cholesky", tol=1e-8).fit(inputs, labels)
+    # Newton's method reaches the optimum itself; lbfgs stops short of it, at a point that moves with the number of threads, but
+    # needs no matrix of all weights by all weights.
+    how = {"solver": "newton-cholesky"} if classes * (inputs.shape[1] + 1) <= HESSIAN else {"solver": "lbfgs", "max_iter": 5000}
+    fitted = LogisticRegression(C=strength, tol=1e-8, **how).fit(inputs, labels)
     weight, bias = np.zeros((classes, inputs.shape[1])), np.full(classes, -30.0)
     if len(fitted.classes_) == 2:  # scikit-learn keeps one row for two classes, the odds of the second
         weight[fitted.classes_[1]], bias[fitted.classes_] = fitted.coef_[0], [0.0, fitted.intercept_[0]]

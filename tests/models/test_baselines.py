@@ -7,7 +7,7 @@ import pytest
 
 from emolib import profiles
 from emolib.data.dataset import Dataset, column
-from emolib.models import baselines
+from emolib.models import baselines, training
 from emolib.profiles import Fit, Work
 
 SAMPLE = profiles.get("sample")
@@ -74,3 +74,19 @@ def test_a_cnn_learns_from_pictures_of_any_size(side):
 def test_the_module_needs_no_torch():
     code = "import sys, emolib.models.baselines; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=profiles.ROOT, check=False).returncode == 0
+
+
+def test_a_network_answers_at_the_picture_size_at_which_its_epoch_was_chosen(monkeypatch):
+    fit = Fit(epochs=4, batch_size=32, learning_rate=1e-2)
+    config = dataclasses.replace(SAMPLE.cnn, fit=fit, seeds=(0,), sizes=((0.5, 8), (0.5, 16)))
+    history = [{"validation_accuracy": a, "validation_loss": 1.0} for a in (0.1, 0.9, 0.2, 0.2)]
+    asked = []
+
+    def predict(model, part, *, precision, progress):
+        asked.append(part.side(progress))
+        return np.full((len(part.labels), len(CLASSES)), 1 / 3)
+
+    monkeypatch.setattr(training, "fit", lambda model, *rest, **how: training.Fitted(model, history, {}))
+    monkeypatch.setattr(training, "predict", predict)
+    baselines.cnn(stripes(24), config)
+    assert asked == [4, 4]  # of 24 pixels, which are half of the 48 that the sizes speak of

@@ -166,13 +166,18 @@ def test_families_and_readme_rows_carry_means_over_pairings(found, monkeypatch):
     mean = 100 * (experts.repaired("product", pairings) == experts.image.test.labels).mean()
     assert len(matched) == 1 and matched.iloc[0][ACCURACY].startswith(f"{mean:.1f} (")
     monkeypatch.setattr(comparison, "recorded", lambda load: (found, found, found))
-    assert "Fusion, matched" in comparison.long_tables(None)
+    monkeypatch.setattr(comparison, "on_pairs", lambda *others: experts)
+    tables = comparison.long_tables(lambda name: None)
+    assert {"Fusion, matched", "Fusion, products on masked pairs"} <= tables.keys()
+    assert tables["Fusion, experts and products on matched pairs"].iloc[0, 3].startswith(f"{mean:.1f} (")
 
 
 def test_what_lies_nearest_and_which_rates_lie_at_an_edge():
     rows = {"system": ["mean", "gate"], "pairs": "genuine", "points": [-0.01, 0.018], "points_low": [-0.02, 0.006]}
     frame = pd.DataFrame(rows | {"points_high": [0.0, 0.029], "p": [0.5, 0.069], "raw_p": [0.4, 0.002], "accuracy": [0.8, 0.842]})
-    said = "gate on genuine pairs, 84.2 %, +1.8 (+0.6 to +2.9) points, p = 0.069, uncorrected 0.002"
+    frame["alone"] = [0.45, 0.04]
+    said = "gate on genuine pairs, 84.2 %, +1.8 (+0.6 to +2.9) points, p = 0.069, corrected for the fusions alone 0.040, "
+    said += "uncorrected 0.002"
     assert comparison.nearest(frame) == said
     assert comparison.nearest(pd.concat([frame, frame.assign(points=0.03, raw_p=0.01)], ignore_index=True)) == said, (
         "not the surest"

@@ -173,8 +173,11 @@ def test_other_ranks_are_tried_at_the_best_rate(encoder, few, monkeypatch):
 def test_a_search_goes_on_beyond_an_edge(encoder, few, monkeypatch, best, tried):
     """Rates 1/3, 1 and 3 times 1e-3 first; two more at most, on the side where it gets better; one that diverges is left out."""
 
+    asked = []
+
     def peak(*arguments, **_):
         rate = arguments[3].fit.learning_rate
+        asked.append(rate)
         if best > 1 and rate > 4e-3:
             raise FloatingPointError("the loss is nan")
         history = [{"validation_accuracy": -abs(np.log(rate / best)), "validation_loss": 0.0}]
@@ -184,7 +187,7 @@ def test_a_search_goes_on_beyond_an_edge(encoder, few, monkeypatch, best, tried)
     config = short("lpft", learning_rate=1e-3)
     found = tuning.search(encoder, few, "lpft", config, None, Search(beyond=2), work=Work("float64", 1)).notes
     rates = np.array([t["rate"] for t in found["tried"]])
-    assert len(rates) == tried and np.allclose(rates[1:] / rates[:-1], 3)
+    assert len(rates) == tried and np.allclose(rates[1:] / rates[:-1], 3) and len(set(asked)) == len(asked)
     assert found["rate"] == rates[np.abs(np.log(rates / best)).argmin()]
 
 

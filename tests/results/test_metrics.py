@@ -78,7 +78,7 @@ def test_rare_classes_are_favoured_as_far_as_validation_says():
     assert metrics.favour_rare(dataclasses.replace(found, labels=swapped))[1] == power, "the power looks at test items"
 
 
-def test_a_logistic_regression_is_that_of_scikit_learn_and_never_names_an_unseen_class():
+def test_a_logistic_regression_is_that_of_scikit_learn_and_never_names_an_unseen_class(monkeypatch):
     from sklearn.linear_model import LogisticRegression
 
     rng = np.random.default_rng(0)
@@ -91,6 +91,10 @@ def test_a_logistic_regression_is_that_of_scikit_learn_and_never_names_an_unseen
         wanted = LogisticRegression(C=2.0, tol=1e-8, max_iter=1000).fit(inputs, labels).predict_proba(inputs)
         assert np.allclose(probs[:, known], wanted, atol=1e-4)
         assert not set(probs.argmax(1)) - set(known)
+        with monkeypatch.context() as patch:  # of many classes and dimensions, without all second derivatives
+            patch.setattr(metrics, "HESSIAN", 0)
+            again = metrics.logistic(inputs, labels, 5, 2.0)
+        assert np.allclose(again[0], weight, atol=1e-4) and np.allclose(again[1], bias, atol=1e-4)
 
 
 def test_choosing_on_test_is_impossible(make):
