@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
@@ -33,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     add = command(run, "execute notebooks through papermill", PROFILES, default="published")
     add("notebooks", nargs="*", metavar="01", help="numbers of the notebooks, default: all")
     add("--out", type=Path, help="folder for executed notebooks, records and the report, default: runs/PROFILE")
-    add("--fresh", action="store_true", help="compute anew what an earlier run has already recorded")
+    add("--fresh", action="store_true", help="compute anew what an earlier run recorded, and what it left unfinished")
     add("--record", action="store_true", help="copy the run's records to data/records/PROFILE when all passed")
     add(
         "-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="of a notebook: -p data FOLDER"
@@ -47,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     add("--image-column", help="column with the paths of pictures")
     add("--text-column", help="column with texts")
     add("--out", type=Path, required=True, help="csv file to write: the table with the results added")
-    add("--delimiter", help='one character, "tab" or "semicolon"; default: a comma, in .tsv a tab')
+    add("--delimiter", help='one character, "tab" or "semicolon"; default: told by the header')
     add(
         "--conflict-rate",
         type=float,
@@ -86,22 +87,23 @@ def run(chosen: argparse.Namespace) -> int:
     profile, paths = profiles.get(chosen.profile), find(chosen.notebooks)
     if chosen.record and profile.replays:
         raise SystemExit(f"emolib: profile {profile.name} computes nothing that could be recorded")
-    parameters = {path: given(chosen.parameter, path) | {"profile": profile.name} for path in paths}
+    parameters = {path: given(chosen.parameter, path) for path in paths}
     if unknown := [name for name, _ in chosen.parameter if not any(name in some for some in parameters.values())]:
-        raise SystemExit(f"emolib: none of the notebooks {', '.join(p.stem for p in paths)} has a parameter {unknown[0]}")
+        named = ", ".join(path.stem for path in paths)
+        raise SystemExit(f"emolib: none of the notebooks {named} has a parameter {unknown[0]} that -p could set")
     if chosen.parameter and profile.replays:
         raise SystemExit(f"emolib: profile {profile.name} computes nothing; with -p name --profile {', '.join(COMPUTED)}")
     out = prepare((chosen.out or profiles.out_folder(profile)).resolve(), profile)
     held = hold(out)  # until this function ends
     if not (profile.generated or profile.replays):
-        check(profile, any(path.name >= "03" for path in paths))
+        check(profile, [path.name[:2] for path in paths])
     # The sample is always computed live; a longer run goes on from the steps that it has finished.
     if chosen.fresh or profile.generated:
         records.remove(out / "records", [path.stem for path in paths])
     if chosen.fresh:
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
     for number, path in enumerate(paths, 1):
-        if not execute(path, out, parameters[path], f"[{number}/{len(paths)}] {path.stem}"):
+        if not execute(path, out, parameters[path] | {"profile": profile.name}, f"[{number}/{len(paths)}] {path.stem}"):
             return 1
     if chosen.record:
         kept = records.publish(profile, [path.stem for path in paths])
@@ -147,8 +149,10 @@ def given(parameters: list[tuple[str, str]], notebook: Path) -> dict[str, str]:
     import papermill
 
     known = papermill.inspect_notebook(str(notebook)) if parameters else {}
-    where = {name: str(Path(value).resolve()) for name, value in parameters if name == "data" and Path(value).exists()}
-    return {name: value for name, value in parameters if name in known and name != "profile"} | where
+    found = {name: value for name, value in parameters if name in known and name != "profile"}
+    if (data := found.get("data")) and Path(data).exists():
+        found["data"] = str(Path(data).resolve())
+    return found
 
 
 def execute(path: Path, out: Path, parameters: dict[str, str], title: str) -> bool:
@@ -180,12 +184,13 @@ def data(chosen: argparse.Namespace) -> int:
     return int(bool(gaps))
 
 
-def check(profile: Profile, encodes: bool) -> None:
+def check(profile: Profile, numbers: list[str]) -> None:
     """Say before the first notebook where the data come from; SystemExit where a dual encoder is needed and not at hand."""
     from emolib.data import sets
 
-    print("\n".join(sets.plan(profile)), flush=True)
-    if not encodes:
+    if numbers != ["06"]:  # which reads the reader's own
+        print("\n".join(sets.plan(profile)), flush=True)
+    if max(numbers) < "03":
         return
     from emolib.models import encoder
 
@@ -222,10 +227,13 @@ def predict(chosen: argparse.Namespace) -> None:
 
 def tune(chosen: argparse.Namespace) -> None:
     """Search the settings of one way and leave its finished checkpoints, which several processes can share, for `run 04`."""
+    from accelerate import PartialState
+
     from emolib.data import prompts, sets
     from emolib.models import encoder, tuning
-    from emolib.results.records import Run
+    from emolib.results.records import Run, describe
 
+    PartialState()  # each of several processes takes its own GPU before the encoder is put on one
     profile, way = profiles.get(chosen.profile), chosen.way
     out = prepare((chosen.out or profiles.out_folder(profile)).resolve(), profile)
     rank, step = int(os.environ.get("RANK", 0)), "faces/clip-search" if way == "tuned" else f"faces/clip-{way}-search"
@@ -239,8 +247,12 @@ def tune(chosen: argparse.Namespace) -> None:
         found = tuning.search(*settings, work=profile.work(step)).notes
     else:
         found = run.step(step, tuning.search, *settings).notes
-    config = config.at(found["rate"], found.get("rank"))
-    tuning.tune(loaded, data, method, config, asked, work=profile.work(f"faces/clip-{way}"))
+    config, name = config.at(found["rate"], found.get("rank")), f"faces/clip-{way}"
+    if begun := run.begun(name, describe(tuning.tune, (loaded, data, method, config, asked))):
+        config = replace(config, seeds=begun[1])
+    elif (run.folder / f"{name}.json").exists():
+        raise SystemExit(f"emolib: {name} is recorded in {run.folder}; remove {name}.json there to train it anew")
+    tuning.tune(loaded, data, method, config, asked, work=profile.work(name))
     if held:
         held.close()
 

@@ -16,10 +16,13 @@ from emolib.results import report, tables
 from emolib.results.predictions import Facts, Predictions, facts
 
 OWN = {"image": FACE_CLASSES, "text": TEXT_CLASSES}
-LIMITS = """\
-**Limits.** The labels say what annotators saw in a picture or a hashtag said about a text, not what a person felt. The sets
-have no demographic data, so no error can be given for a group of people. Nothing was tested on items of another origin.
-
+CHOSEN = {"emotion": "Epochs, prompts, mixture and calibration", "own": "Epochs, learning rates, heads and calibration"}
+LIMITS = {
+    "emotion": "The labels say what annotators saw in a picture or a hashtag said about a text, not what a person felt. The sets "
+    "have no demographic data, so no error can be given for a group of people. Nothing was tested on items of another origin.",
+    "own": "The labels say what those saw who gave them. Nothing was tested on items of another origin.",
+}
+LAW = """\
 **Intended use.** Research on methods; not for judging real people.
 
 **Law.** In the European Union inferring emotions at work and in education is prohibited (Regulation 2024/1689, Article
@@ -116,12 +119,12 @@ def export(encoder, data: Dataset, models: str | dict, answers: Predictions | Ex
     "largest_difference" between what is loaded and what was written, and "from_record", the mean difference from the recorded
     answers, which may be of 16 bits. Raises ValueError above 1e-4, and above 0.01 from the record.
     """
-    experts, title = answers if isinstance(answers, Experts) else None, "emotion" if own == OWN else "own"
+    experts, kind = answers if isinstance(answers, Experts) else None, "emotion" if own == OWN else "own"
     if isinstance(models, str):
         models, own = {data.modalities[0]: models}, {data.modalities[0]: data.classes}
     classifier = assemble(encoder, models, experts, own, work)
     classifier.encoder.precision = exact = "float64" if encoder.precision == "float64" else "float32"
-    title = f"{title}-{'fusion' if experts else data.modalities[0]}"
+    title = f"{kind}-{'fusion' if experts else data.modalities[0]}"
     folder = work.folder / "export" / title
     classifier.save_pretrained(folder, card(title, encoder.name, answers))
     some = data.select(data.held_out[:200])
@@ -132,7 +135,7 @@ def export(encoder, data: Dataset, models: str | dict, answers: Predictions | Ex
         raise ValueError(
             f"{folder}: loaded again, its posteriors lie up to {worst:.1g} from those written (wanted 0.0001) and on average "
             f"{apart:.1g} from the recorded ones (wanted 0.01); make the models anew: "
-            "python -m emolib run --profile PROFILE --fresh 04"
+            f"python -m emolib run --profile PROFILE --fresh {'04 05' if kind == 'emotion' else '06'}"
         )
     files = sorted(path.name for path in folder.iterdir())
     return facts(data, {"files": files, "largest_difference": worst, "from_record": apart})
@@ -150,11 +153,11 @@ def card(title: str, encoder: str, answers: Predictions | Experts) -> str:
     systems = {title: answers}
     if isinstance(answers, Experts):
         systems = {"image and text": answers.fused(), "image alone": answers.image, "text alone": answers.text}
-    first = next(iter(systems.values()))
+    first, kind = next(iter(systems.values())), title.partition("-")[0]
     scores = report.markdown(tables.scores({name: found.test for name, found in systems.items()}))
     return (
         f"# {title}\n\nThe dual encoder {encoder}, fine-tuned, with a linear head per modality, to tell "
         f"{', '.join(first.classes)} apart. Load it with `emolib.EmotionClassifier.from_pretrained`.\n\n**Data.** "
-        f"{first.source}. Epochs, prompts, mixture and calibration were chosen on validation items. On test items:\n\n"
-        f"{scores}\n\n{LIMITS}"
+        f"{first.source}. {CHOSEN[kind]} were chosen on validation items. On test items:\n\n{scores}\n\n"
+        f"**Limits.** {LIMITS[kind]}\n\n{LAW}"
     )

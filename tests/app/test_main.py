@@ -22,6 +22,8 @@ def emolib(*arguments):
     [
         (["run", "--profile", "tiny"], "choose from '?sample'?, '?mini'?, '?full'?, '?published'?"),
         (["run", "09"], "unknown notebook 09; choose from 01, 02"),
+        (["run", "01", "--profile", "sample", "-p", "data", "README.md"], "01_data_preparation has a parameter data that -p"),
+        (["run", "06", "--profile", "sample", "-p", "profile", "mini"], "has a parameter profile that -p could set"),
         (["fly"], "choose from"),
         (["run", "01", "--record"], "published computes nothing"),
         (["predict", "x.csv", "--model", "m", "--out", "o"], "name at least one of --image-column and --text-column"),
@@ -86,13 +88,13 @@ def test_a_failing_cell_is_named_and_the_notebook_kept(tmp_path, monkeypatch, ca
 def test_a_run_says_beforehand_where_data_and_encoder_come_from(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("EMOLIB_DATA", str(tmp_path))
     monkeypatch.delenv("EMOLIB_CLIP", raising=False)
-    cli.check(get("mini"), encodes=False)  # notebooks 1 and 2 need none
+    cli.check(get("mini"), ["01", "02"])  # notebooks 1 and 2 need none
     with pytest.raises(SystemExit, match="clip-mini is not at hand"):
-        cli.check(get("mini"), encodes=True)
+        cli.check(get("mini"), ["02", "03"])
     (tmp_path / "clip-other").mkdir()
     monkeypatch.setenv("EMOLIB_CLIP", str(tmp_path / "clip-other"))
     capsys.readouterr()
-    cli.check(get("mini"), encodes=True)
+    cli.check(get("mini"), ["02", "03"])
     said = capsys.readouterr()
     assert "FER-2013: not at hand" in said.out and f"dual encoder: {tmp_path / 'clip-other'}" in said.out
     assert "pictures of 160 pixels and rates for clip-mini" in said.err
