@@ -10,6 +10,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 import shutil
 import sys
 from collections import Counter
@@ -147,7 +148,7 @@ def join(parts: Path, marks: list[str], out: Path, head: list[str], delimiter: s
 
 
 def write_row(file: TextIO, cells: list[str], delimiter: str) -> None:
-    """One row of a csv file; a lone \\r is quoted, which Python does not do, and which readers take for the end of a row."""
+    """One row of a csv file; a lone \\r is quoted, which not every Python does, and which readers take for the end of a row."""
     quoting = csv.QUOTE_ALL if any("\r" in cell for cell in cells) else csv.QUOTE_MINIMAL
     csv.writer(file, delimiter=delimiter, lineterminator="\n", quoting=quoting).writerow(cells)
 
@@ -165,9 +166,10 @@ def places(table: Table, added: list[str], named: dict[str, str | None]) -> dict
 def key_of(table: Table, where: dict[str, int], classifier: EmotionClassifier) -> str:
     """Of all but the rows that a result depends on: the table's name and columns, the classifier."""
     crop, code = classifier.crop, getattr(classifier.crop, "__code__", None)
-    cut = crop and [getattr(crop, "__qualname__", repr(crop)), code and [code.co_code.hex(), repr(code.co_consts)]]
     held = [cell.cell_contents for cell in getattr(crop, "__closure__", None) or ()]
-    cut = cut and [*cut, repr([held, getattr(crop, "__defaults__", None), getattr(crop, "__self__", None)])]
+    held += [getattr(crop, name, None) for name in ("__defaults__", "__self__")]
+    cut = [getattr(crop, "__qualname__", crop), code and [code.co_code.hex(), code.co_consts], held]
+    cut = re.sub(r" at 0x[0-9a-f]+", "", repr(cut))  # addresses are another each time
     made = [str(table.path.resolve()), table.head, where, table.delimiter, CHUNK, cut, classifier.fingerprint]
     return hashlib.sha256(json.dumps(made).encode()).hexdigest()
 
@@ -205,7 +207,7 @@ def classify(classifier: EmotionClassifier, chunk: list[list], table: Table, whe
         cells = cells + [""] * (width - len(cells))
         images.append(read_image(classifier, cells[where["image"]], table.folder, said) if "image" in where else None)
         texts.append(read_text(cells[where["text"]], said) if "text" in where else None)
-        shown.append([cell if isinstance(cell, str) else show(cell) for cell in cells])
+        shown.append([show(cell, place == where.get("image")) for place, cell in enumerate(cells)])
         problems.append(said)
     answers = classifier.posteriors(texts, images)
     for i, said in enumerate(problems):
@@ -235,11 +237,12 @@ def numbers(values: np.ndarray) -> list[str]:
     return ["" if np.isnan(value) else f"{value:.6f}" for value in values]
 
 
-def show(cell) -> str:
-    """A parquet cell in a csv file: a picture by its path or its size."""
+def show(cell, picture: bool) -> str:
+    """A cell in a csv file: a picture of a parquet file by its path or its size."""
     if isinstance(cell, dict) and cell.keys() == {"bytes", "path"}:
-        cell = cell["path"] or cell["bytes"]
-    return text if files.is_utf8(text := plain(cell)) else f"{len(cell)} bytes"
+        cell, picture = cell["path"] or cell["bytes"], True
+    text = cell if isinstance(cell, str) else plain(cell)
+    return f"{len(cell)} bytes" if isinstance(cell, bytes) and (picture or not files.is_utf8(text)) else text
 
 
 def read_text(cell, said: list[str]) -> str | None:

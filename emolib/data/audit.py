@@ -23,7 +23,7 @@ from emolib.data.pictures import SIDE, grey_pixels
 def audit(data: Dataset, voted: bool | None = None) -> tuple[dict, dict]:
     """Counts (notes) and arrays for a record, by the columns that are there; no single picture or sentence among them.
 
-    voted: whether there are votes, so that the record knows: they are no part of the data's fingerprint.
+    voted: whether there are votes, for the record alone: they are no part of the data's fingerprint.
     arrays, of the held-out items in the order of every record: "ids"; "group" (N,), equal for exact and near duplicates;
     "duplicate" (N,) int8, 2 where an earlier split holds an exact duplicate, 1 where it holds a near one, else 0. Items with
     an image and a text are duplicates if they share either.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -31,7 +32,10 @@ def label_of(cell) -> str:
 
 def folded(renamed: Mapping[str, str] | None) -> dict[str, str]:
     """{label found: class}, the labels without case."""
-    return {label_of(label).casefold(): name for label, name in (renamed or {}).items()}
+    found = {label_of(label).casefold(): name for label, name in (renamed or {}).items()}
+    if len(found) < len(renamed or {}):
+        raise ValueError(f"renamed has a label twice, in several cases: {', '.join(map(str, renamed)):.300}")
+    return found
 
 
 def rename(cell, renamed: Mapping[str, str]):
@@ -51,14 +55,16 @@ def class_names(cells: Iterable) -> list[str]:
     spelled: dict[str, str] = {}
     for name in sorted(filter(is_utf8, {label_of(cell) for cell in cells} - {""})):
         spelled.setdefault(name.casefold(), name)
-    return sorted(spelled.values(), key=lambda name: (int(name) if name.isdecimal() and len(name) < 9 else -1, name))
+    number = re.compile(r"-?\d{1,9}(\.\d+)?")
+    return sorted(spelled.values(), key=lambda name: (float(name) if number.fullmatch(name) else -math.inf, name))
 
 
 def read_label(cell, classes: Sequence[str], beside: Sequence = ()) -> int:
     """A class's number from its name, in any case or as one of its `WORDS`, from its number, or from both ("3_happy")."""
-    for name in (plain(cell).strip(), label_of(cell)):
-        if name in classes:
-            return classes.index(name)
+    name = label_of(cell)
+    for known in (plain(cell).strip(), name):
+        if known in classes:
+            return classes.index(known)
     check_utf8(name)
     numbered = any(known.isdecimal() for known in classes)  # then a number is a name, and no other number stands for it
     if name.isdecimal() and not numbered and len(name) < 9 and int(name) < len(classes):

@@ -109,10 +109,10 @@ def csv_rows(path: Path, delimiter: str | None = None, *, ragged: bool = False) 
 
 def walk(folder: Path) -> list[Path]:
     """All files below a folder, in the order of their paths; links to folders are followed, but not in circles."""
-    found, seen = [], set()
+    found = []
     for place, folders, names in os.walk(folder, followlinks=True):
-        seen.add(Path(place).resolve())
-        folders[:] = [name for name in folders if Path(place, name).resolve() not in seen]
+        above = {path.resolve() for path in (Path(place), *Path(place).parents)}
+        folders[:] = [name for name in folders if Path(place, name).resolve() not in above]
         found += [path for path in (Path(place, name) for name in names) if path.is_file()]
     return sorted(found)
 
@@ -125,8 +125,8 @@ def delimiter_of(path: Path, name: str | None = None) -> str:
     """
     if name is None:
         with text_lines(path) as lines:
-            head = next(iter(lines), "")
-        return "\t" if kind_of(path) == ".tsv" else next((found for found in ",;\t" if found in head), ",")
+            head = next(filter(str.strip, lines), "")
+        return next((found for found in ("\t" if kind_of(path) == ".tsv" else ",;\t") if found in head), ",")
     found = DELIMITERS.get(name, name)
     if len(found) != 1 or found in '"\r\n':
         raise ValueError(f"the delimiter is {name!r:.40}, wanted one character or one of {', '.join(DELIMITERS)}")

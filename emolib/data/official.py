@@ -132,7 +132,7 @@ def read_goemotions(folder: str | Path) -> Dataset:
     become Ekman's; or labels.txt with Ekman's own. DataError names a broken line or another list of labels.
     """
     folder = Path(folder)
-    listed = next(path for name in GOEMOTIONS_LISTS if (path := folder / name).exists())
+    listed = next((path for name in GOEMOTIONS_LISTS if (path := folder / name).exists()), folder / GOEMOTIONS_LISTS[-1])
     names, rows = listed.read_text(encoding="utf8").split(), []
     if len(names) == len(EKMAN_OF):
         names = list(EKMAN_OF)

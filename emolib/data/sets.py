@@ -216,7 +216,7 @@ def other_texts(profile: Profile) -> Dataset:
     try:
         return official.read_goemotions_hub()
     except MissingData as error:
-        how = f"{error}. Put emotions.txt and data/ of github.com/google-research/google-research/tree/master/goemotions there"
+        how = f"{error}. Put emotions.txt and the files of data/ of github.com/google-research/google-research, goemotions, there"
         raise missing("GoEmotions", "emotions.txt and train, dev, test .tsv", data_folder() / "goemotions", how) from error
 
 

@@ -242,8 +242,9 @@ def train_step(run: Run, inputs: tuple, labels: torch.Tensor, where: str) -> tor
     if run.acc.num_processes > 1:  # or those whose share is finite would wait for the one that stopped
         finite = run.acc.reduce(finite.float(), reduction="mean") == 1
     if not finite:
+        everywhere = " in every process" if run.acc.num_processes > 1 else ""
         raise FloatingPointError(
-            f"{run.name}, {where}: the loss is {value.item()}, wanted a finite one; lower the learning "
+            f"{run.name}, {where}: the loss is {value.item()}, wanted a finite one{everywhere}; lower the learning "
             f"rate ({run.config.learning_rate}) or compute in float32 (here: {run.precision})"
         )
     run.optimizer.zero_grad()

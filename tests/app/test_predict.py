@@ -138,9 +138,10 @@ def test_a_lone_carriage_return_ends_no_row(model, tmp_path):
 
 
 def test_texts_of_parquet_that_are_bytes_are_texts(model, tmp_path):
-    pd.DataFrame({"said": [b"so glad", b"\xff\xd8"]}).to_parquet(tmp_path / "t.parquet")
-    predict.predict(model, tmp_path / "t.parquet", tmp_path / "o.csv", text_column="said")
+    pd.DataFrame({"said": [b"so glad", b"\xff\xd8"], "face": [b"P5 1 1 9\n0"] * 2}).to_parquet(tmp_path / "t.parquet")
+    predict.predict(model, tmp_path / "t.parquet", tmp_path / "o.csv", image_column="face", text_column="said")
     first, second = read(tmp_path / "o.csv")
+    assert first["face"] == "10 bytes"
     assert (
         first["said"] == "so glad" and first["text_emotion"] and second["said"] == "2 bytes" and "not UTF-8" in second["problem"]
     )
@@ -150,11 +151,15 @@ def test_crops_that_hold_different_values_are_different(model, tmp_path):
     def by(margin):
         return lambda picture: picture.crop((margin, margin, 40, 40))
 
-    table, keys = predict.Table.open(tmp_path), set()
-    for crop in (by(4), by(8), None):
+    class Detector:
+        def largest(self, picture):
+            return picture
+
+    table, keys = predict.Table.open(tmp_path), []
+    for crop in (by(4), by(8), None, Detector().largest, Detector().largest):
         cropping = EmotionClassifier(model.encoder, model.heads, OWN, classes=SHARED_CLASSES, crop=crop)
-        keys.add(predict.key_of(table, {"image": 0}, cropping))
-    assert len(keys) == 3
+        keys.append(predict.key_of(table, {"image": 0}, cropping))
+    assert len(set(keys)) == 4 and keys[3] == keys[4], "where it lies in memory says nothing"
 
 
 def test_a_classifier_of_one_modality_adds_its_own_classes(model, sample_faces, tmp_path):

@@ -7,7 +7,7 @@ from emolib.data.labels import FACE_CLASSES
 
 def test_class_names_are_sorted_names_first_and_of_one_spelling():
     assert cells.class_names([2, "10", 3.0, None, "x", ""]) == ["x", "2", "3", "10"]
-    assert cells.class_names(["1.0", "10.0", "2"]) == ["1", "2", "10"]
+    assert cells.class_names(["1.0", "10.0", "2", "1.5", "-1"]) == ["-1", "1", "1.5", "2", "10"]
 
 
 def test_numbers_that_are_names_stand_for_nothing_else():

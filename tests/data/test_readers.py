@@ -352,6 +352,8 @@ def test_links_to_folders_are_followed_but_not_in_circles(tmp_path, sample_faces
     (tmp_path / "elsewhere" / "again").symlink_to(tmp_path / "set")
     data = readers.read(tmp_path / "set", draw=("validation", "test"))
     assert data.classes == ("calm", "glad") and data.counts().sum(0).tolist() == [8, 8]
+    (tmp_path / "set" / "again").symlink_to(tmp_path / "set" / "calm")  # hides nothing
+    assert {path.parent.name for path in files.walk(tmp_path / "set")} == {"again", "calm", "glad"}
 
 
 def test_a_damaged_photograph_is_known_by_its_row_and_what_is_left_out_is_listed(tmp_path, capsys):
