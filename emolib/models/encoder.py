@@ -169,8 +169,7 @@ class Encoder:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of weights, tokenizer and image processor, whatever files they came from; of the configuration it knows
-        only what shows in the weights' shapes."""
+        """SHA-256 of weights, tokenizer and image processor, whatever files they came from; not of the configuration."""
         parts = [self._weights_digest, self._tokenizer_digest, self.processor.to_json_string()]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -317,13 +316,9 @@ class Encoder:
         """Everything but the items that a vector depends on."""
         import transformers
 
-        made = [kind, self.fingerprint, self.model.config.to_json_string(), str(self.model.dtype), str(device())]
-        made += [
-            str(training.half(self.precision)),
-            torch.__version__,
-            transformers.__version__,
-            self.size if kind == "image" else None,
-        ]
+        made = [kind, self.fingerprint, self.model.config.to_json_string(), self.size if kind == "image" else None]
+        made += [str(self.model.dtype), str(training.half(self.precision)), str(device())]
+        made += [torch.__version__, transformers.__version__]
         return json.dumps(made)
 
 
