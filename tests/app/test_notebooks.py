@@ -44,7 +44,7 @@ def one_parameters_cell(name, node):
     found = [c.source.splitlines() for c in node.cells if "parameters" in c.metadata.get("tags", [])]
     assert [lines[0] for lines in found] == ['profile = "published"']
     names = [line.split(" = ")[0] for line in found[0][1:]]
-    assert names == (["data", "image", "text", "label"] if name.startswith("06") else [])
+    assert names == (["data", "image", "text", "label", "on_error"] if name.startswith("06") else [])
 
 
 def shape_and_size(name, node):
