@@ -207,13 +207,13 @@ def _tuning(rate: float, *, epochs: int, ema: float = 0.0, **more) -> Tuning:
     return Tuning(fit, **more)
 
 
-def _ways(rate: float, *, epochs: int, own: dict[str, dict], **more) -> dict[str, Tuning]:
+def _ways(rate: float, *, epochs: int, each: dict[str, dict], **more) -> dict[str, Tuning]:
     """Every way of fine-tuning, with the same budget; LoRA's rate is ten times as high, its matrices start at zero.
 
-    own: the seeds of single ways, trained or kept.
+    each: what single ways have of their own, the seeds trained or kept.
     """
     methods = ("full", "lora", "lpft", "flyp")  # this module knows nothing of the library
-    ways = {method: _tuning(rate, epochs=epochs, **more | own.get(method, {})) for method in methods}
+    ways = {method: _tuning(rate, epochs=epochs, **more | each.get(method, {})) for method in methods}
     return ways | {"lora": ways["lora"].at(10 * rate, rank=8)}
 
 
@@ -248,7 +248,7 @@ PROFILES = {
             "Generated faces and sentences, tiny models: it shows that the study runs, and says nothing about people.",
             precision="float64", threads=1, generated=True,
             lstm=_SAMPLE_TEXT, gru=_SAMPLE_TEXT, cnn=_SAMPLE_CNN, clip=_SAMPLE_CLIP,
-            **_ways(5e-4, epochs=2, own={"lpft": {"seeds": (0, 1), "kept": (0, 1)}}, augment=0.2, erase=0.0), ranks=(8, 16),
+            **_ways(5e-4, epochs=2, each={"lpft": {"seeds": (0, 1), "kept": (0, 1)}}, augment=0.2, erase=0.0), ranks=(8, 16),
             texts=_tuning(2e-3, epochs=2),
             genuine=_tuning(5e-4, epochs=1, augment=0.2, erase=0.0),
             own=_tuning(5e-3, epochs=6, rank=8, augment=0.2, erase=0.0),
@@ -262,7 +262,7 @@ PROFILES = {
             "Models sized for two CPU cores; real data: DAIR-AI Emotion, FER-2013, MSED (notebook 6: yours, or drawn skies).",
             precision="auto", lstm=_TEXT, gru=_TEXT, cnn=_CNN, clip=_MINI_CLIP,
             **_ways(
-                1e-4, epochs=6, ema=0.998, patches=0.4, own={"full": {"kept": (0, 2)}, "lpft": {"kept": (0, 2)}}, **_THREE
+                1e-4, epochs=6, ema=0.998, patches=0.4, each={"full": {"kept": (0, 2)}, "lpft": {"kept": (0, 2)}}, **_THREE
             ),
             texts=_tuning(3e-4, epochs=5, ema=0.99, drop=0.1, seeds=(0, 1, 2)),
             genuine=_tuning(1e-4, epochs=3, ema=0.99, patches=0.75, augment=0.2, erase=0.0, seeds=(0, 1, 2)),
@@ -275,7 +275,7 @@ PROFILES = {
             "Models sized for one GPU; real data: DAIR-AI Emotion, FER-2013, MSED (notebook 6: yours, or drawn skies).",
             precision="auto", lstm=_TEXT, gru=_TEXT, cnn=replace(_CNN, sizes=((0.5, 32), (0.5, 44))),
             clip=_FULL_CLIP,
-            **_ways(1e-5, epochs=6, own={"lpft": _THREE}),
+            **_ways(1e-5, epochs=6, each={"lpft": _THREE}),
             texts=_tuning(1e-5, epochs=5, seeds=(0, 1, 2)),
             genuine=_tuning(1e-5, epochs=5, seeds=(0, 1, 2)),
             own=_tuning(1e-4, epochs=15, rank=8), frozen=Frozen(sizes=(96, 128, 160, 224)), generality=Generality(),

@@ -238,13 +238,10 @@ def train_step(run: Run, inputs: tuple, labels: torch.Tensor, where: str) -> tor
         output = run.model(*inputs)
     output = output.to(torch.promote_types(output.dtype, torch.float32))
     value = run.loss(output, labels, label_smoothing=run.config.label_smoothing)
-    finite = value.isfinite()
-    if run.acc.num_processes > 1:  # or those whose share is finite would wait for the one that stopped
-        finite = run.acc.reduce(finite.float(), reduction="mean") == 1
-    if not finite:
-        everywhere = " in every process" if run.acc.num_processes > 1 else ""
+    # All processes stop together, or those whose share is finite would wait for the one that stopped.
+    if run.acc.reduce(value.isfinite().float(), reduction="mean") < 1:
         raise FloatingPointError(
-            f"{run.name}, {where}: the loss is {value.item()}, wanted a finite one{everywhere}; lower the learning "
+            f"{run.name}, {where}: the loss is {value.item()}, wanted a finite one in every process; lower the learning "
             f"rate ({run.config.learning_rate}) or compute in float32 (here: {run.precision})"
         )
     run.optimizer.zero_grad()
