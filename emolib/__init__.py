@@ -12,6 +12,4 @@ __version__ = "0.1.0"
 def __getattr__(name: str):
     if name == "EmotionClassifier":
         return importlib.import_module("emolib.app.classifier").EmotionClassifier
-    if name in ("app", "data", "models", "results"):
-        return importlib.import_module(f"emolib.{name}")
     raise AttributeError(f"module 'emolib' has no attribute {name!r}")

@@ -129,8 +129,7 @@ class EmotionClassifier:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of all that an answer depends on."""
-        parts = [self.encoder.fingerprint, json.dumps(self.settings, sort_keys=True)]
-        parts += [f"{name} {hashlib.sha256(array.tobytes()).hexdigest()}" for name, array in sorted(self.arrays.items())]
+        parts = [self.encoder.fingerprint, json.dumps(self.settings, sort_keys=True), store.digest(self.arrays)]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def __call__(self, text=None, image=None) -> Emotion | list[Emotion]:

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from emolib import store
 from emolib.app.classifier import EmotionClassifier
 from emolib.data import files
-from emolib.data.cells import plain
+from emolib.data.cells import check_utf8, plain, read_picture
 from emolib.data.dataset import DataError
 from emolib.data.readers import is_picture
 
@@ -138,9 +138,7 @@ def join(parts: Path, marks: list[str], out: Path, head: list[str], delimiter: s
         write_row(file, head, delimiter)
         for number, mark in enumerate(marks):
             if (part := read_part(parts, number, mark)) is None:
-                raise DataError(
-                    f"{parts / f'{number}.json'} is gone or changed: another run writes {out}; wait for it, or run again"
-                )
+                raise DataError(f"{parts / f'{number}.json'} is gone or changed: another run writes {out}; wait, or run again")
             file.write(part["text"])
             total.update(part["outcomes"])
     shutil.rmtree(parts, ignore_errors=True)
@@ -248,29 +246,21 @@ def show(cell, picture: bool) -> str:
 def read_text(cell, said: list[str]) -> str | None:
     """The text of a cell; None where there is none, or where it cannot be read, which is then said."""
     text = plain(cell)
-    if not text.strip():
-        return None
     try:
-        text.encode("utf8")
-    except UnicodeEncodeError as error:
-        said.append(f"the text is not UTF-8 (byte {ord(text[error.start]) - 0xDC00:#04x} at character {error.start})")
+        check_utf8(text)
+    except DataError as error:
+        said.append(f"the text: {error}")
         return None
-    return text
+    return text if text.strip() else None
 
 
 def read_image(classifier: EmotionClassifier, cell, folder: Path, said: list[str]):
     """The picture of a cell, a path or encoded bytes, at the encoder's size; None as in `read_text`."""
     found = (cell.get("bytes") or cell.get("path")) if isinstance(cell, dict) else cell
-    if not isinstance(found, bytes):
-        name = plain(found)
-        if not name.strip():
-            return None
-        found = folder / name
+    if not isinstance(found, bytes) and not plain(found).strip():
+        return None
     try:
-        if isinstance(found, Path) and not found.is_file():
-            said.append(f"no file {name:.200}")
-            return None
-        return classifier.prepare(found, "the picture")
+        return classifier.prepare(read_picture(found, folder), "the picture")
     except (DataError, OSError, ValueError) as error:
         said.append(" ".join(str(error).split())[:300])
         return None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from emolib.app.classifier import EmotionClassifier
@@ -42,19 +40,14 @@ def search(encoder, pairs: Dataset, modality: str, config: Tuning, grid: Search,
     """The learning rate for `tune` of a modality: see `tuning.search`."""
     from emolib.models import tuning
 
-    return tuning.search(encoder, seen(pairs, modality), "lpft", config, None, grid, work=work)
+    return tuning.search(encoder, pairs.seen(modality), "lpft", config, None, grid, work=work)
 
 
 def tune(encoder, pairs: Dataset, modality: str, config: Tuning, *, work: Work = Work()) -> Predictions:
     """Fine-tune the encoder on what pairs show ("image", "text" or "both"), from a linear probe on: see `tuning.tune`."""
     from emolib.models import tuning
 
-    return tuning.tune(encoder, seen(pairs, modality), "lpft", config, None, work=work)
-
-
-def seen(pairs: Dataset, modality: str) -> Dataset:
-    """Pairs without the column that a modality ("image", "text" or "both") does not see."""
-    return replace(pairs, **{"image": {"texts": None}, "text": {"images": None}, "both": {}}[modality])
+    return tuning.tune(encoder, pairs.seen(modality), "lpft", config, None, work=work)
 
 
 def learn(encoder, pairs: Dataset, kind: str, config: Fusion, matched: bool, *, work: Work = Work()) -> Predictions:

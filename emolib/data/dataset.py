@@ -74,6 +74,10 @@ class Dataset:
         chosen = {name: column[rows] for name, column in self.columns.items() if not name.startswith("extras.")}
         return replace(self, **chosen, extras={name: column[rows] for name, column in self.extras.items()})
 
+    def seen(self, modality: str) -> Dataset:
+        """The same without the column that a modality ("image", "text" or "both") does not see."""
+        return replace(self, **{"image": {"texts": None}, "text": {"images": None}, "both": {}}[modality])
+
     def part(self, split: str) -> Dataset:
         """The rows of one split; ValueError names the choices."""
         if split not in SPLITS:
@@ -131,9 +135,7 @@ def content(item) -> bytes:
 
 def column(items: Sequence) -> np.ndarray:
     """(N,) object array of whatever the items are; NumPy would look into equal-sized ones."""
-    found = np.empty(len(items), dtype=object)
-    found[:] = items
-    return found
+    return np.fromiter(items, object, len(items))
 
 
 def refuse(problems: list[str], on_error: str) -> None:

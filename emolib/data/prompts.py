@@ -1,6 +1,6 @@
 """Prompts: the sentences that stand for a class, from one word to a description of what the face does."""
 
-from emolib.data.labels import CIFAR_CLASSES, FACE_CLASSES, SHARED_CLASSES, TEXT_CLASSES
+from emolib.data.labels import CIFAR_CLASSES, FACE_CLASSES, SHARED_CLASSES, TEXT_CLASSES, TO_SHARED
 
 # Class words and templates of CLIP's own FER-2013 prompts (openai/CLIP, data/prompts.md).
 _FACE_WORDS = {
@@ -38,7 +38,6 @@ _TEXT_DESCRIPTIONS = {
     "fear": ("i feel nervous and worried", "i am terrified of what might happen"),
     "surprise": ("i feel shocked and curious", "i did not expect this at all"),
 }
-_SHARED_FACES = {"anger": "angry", "fear": "fear", "joy": "happy", "sadness": "sad", "surprise": "surprise"}
 
 
 def _sets(words: dict, templates: tuple, descriptions: dict, classes: tuple) -> dict[str, list[list[str]]]:
@@ -67,6 +66,6 @@ LAION = {
     ],
 }
 # Pairs are asked in the shared label space: what is said of the face, of the text, of both.
-_faces = [FACES["ensemble"][FACE_CLASSES.index(_SHARED_FACES[c])] for c in SHARED_CLASSES]
+_faces = [FACES["ensemble"][i] for c in SHARED_CLASSES for i, face in enumerate(FACE_CLASSES) if TO_SHARED.get(face) == c]
 _texts = [TEXTS["ensemble"][TEXT_CLASSES.index(c)] for c in SHARED_CLASSES]
 PAIRS = {"faces": _faces, "texts": _texts, "both": [f + t for f, t in zip(_faces, _texts, strict=True)]}

@@ -41,10 +41,7 @@ def tfidf(data: Dataset) -> Predictions:
         probs = np.zeros((len(held_out), len(data.classes)))
         probs[:, model.classes_] = model.predict_proba(unseen)  # a class without a Training text stays at zero
         grid[str(strength)] = predictions(data, probs[None], {"C": strength})
-    best = metrics.choose(
-        {c: p.validation for c, p in grid.items()}, lambda p: -metrics.negative_log_likelihood(p.posterior, p.labels)
-    )
-    return grid[best]
+    return grid[metrics.choose(grid, lambda p: -metrics.negative_log_likelihood(p.posterior, p.labels))]
 
 
 def nearest(data: Dataset) -> Predictions:

@@ -186,9 +186,7 @@ def fit(data: Dataset, kind: str, config: Config, matched: bool, seed: int, work
     image, text = data.extras["image"], data.extras["text"]
     sizes = (image.shape[1], *(data.extras[name].shape[2] for name in fusion.ONE_ON_TOKENS))
     torch.manual_seed(seed)
-    train, validation = (
-        PairBatches(data.part(part), kind, drop=config.drop, matched=matched) for part in ("train", "validation")
-    )
+    train, validation = (PairBatches(data.part(s), kind, drop=config.drop, matched=matched) for s in ("train", "validation"))
     digest = hashlib.sha256(image.tobytes() + text.tobytes()).hexdigest()
     key = json.dumps([data.fingerprint, digest, kind, matched, asdict(replace(config, seeds=()))])
     model = Fusion(kind, sizes, len(data.classes), config)

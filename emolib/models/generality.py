@@ -55,10 +55,7 @@ def ranks(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
 
 def opened(encoder: Encoder, data: Dataset) -> np.ndarray | torch.Tensor:
     """The pictures as `encode_images` takes them, so that the same ones are not opened for each of many encoders."""
-    if stacked(data.images) is not None:
-        return data.images
-    spans = np.array_split(np.arange(len(data)), len(data) // encoder.batch_size + 1)
-    return torch.cat([encoder.open(data.images[rows], rows) for rows in spans])
+    return encoder.open(data.images) if stacked(data.images) is None else data.images
 
 
 def mixtures(

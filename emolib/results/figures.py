@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -46,16 +45,8 @@ def numbers(fig: Figure) -> str:
             np.ma.filled(a.get_array().astype(float), np.nan) for a in (*ax.images, *ax.collections) if a.get_array() is not None
         ]
         values += [np.ma.filled(np.ma.asarray(c.get_offsets(), float), np.nan) for c in ax.collections]
-        named = [
-            ax._left_title,
-            ax.title,
-            ax.xaxis.label,
-            ax.yaxis.label,
-            *ax.texts,
-            *ax.get_xticklabels(),
-            *ax.get_yticklabels(),
-        ]
-        words += [text.get_text() for text in (*named, *(ax.get_legend().get_texts() if ax.get_legend() else ()))]
+        said = [ax._left_title, ax.title, ax.xaxis.label, ax.yaxis.label, *ax.texts, *ax.get_xticklabels(), *ax.get_yticklabels()]
+        words += [text.get_text() for text in (*said, *(ax.get_legend().get_texts() if ax.get_legend() else ()))]
     flat = np.concatenate([np.ravel(v) for v in values] or [np.zeros(0)])
     # Six digits, and a hair away from ties: another CPU's last bit must not matter.
     rounded = " ".join(f"{v * (1 + 1e-9):.6g}" for v in flat)
@@ -274,35 +265,23 @@ def path(ax: Axes, found: list[Facts], name: str, colour: str, mark: str) -> np.
     return points
 
 
-@dataclass(frozen=True)
-class Box:
-    """A labelled box of a diagram: centre, size, words, colour of its edge."""
-
-    x: float
-    y: float
-    words: str
-    colour: str = "0.3"
-    width: float = 1.7
-    height: float = 0.8
-
-
-def dual_encoder(title: str = "Two encoders, one space: where each way of adapting changes something") -> Figure:
+def dual_encoder() -> Figure:
     """The diagram of a dual encoder, and what zero-shot, linear probe, LoRA, full fine-tuning and FLYP change in it."""
     fig, ax = plt.subplots(figsize=(7, 3.1))
-    boxes = (
-        Box(0.9, 2.4, "picture", width=1.2), Box(3.0, 2.4, "image encoder", LINES[1]),
-        Box(5.3, 2.4, "vector $x$\nof length 1", width=1.3),
-        Box(0.9, 0.8, "a sentence\nper class", width=1.2), Box(3.0, 0.8, "text encoder", LINES[2]),
-        Box(5.3, 0.8, "head: one vector\n$w_k$ per class", LINES[0], width=1.6),
-        Box(7.6, 1.6, "logits $s\\,w_k^\\top x$\n→ softmax", width=1.6),
+    boxes = (  # centre, width, words, colour of the edge
+        (0.9, 2.4, 1.2, "picture", "0.3"), (3.0, 2.4, 1.7, "image encoder", LINES[1]),
+        (5.3, 2.4, 1.3, "vector $x$\nof length 1", "0.3"),
+        (0.9, 0.8, 1.2, "a sentence\nper class", "0.3"), (3.0, 0.8, 1.7, "text encoder", LINES[2]),
+        (5.3, 0.8, 1.6, "head: one vector\n$w_k$ per class", LINES[0]),
+        (7.6, 1.6, 1.6, "logits $s\\,w_k^\\top x$\n→ softmax", "0.3"),
     )  # fmt: skip
-    for b in boxes:
-        corner = (b.x - b.width / 2, b.y - b.height / 2)
-        ax.add_patch(FancyBboxPatch(corner, b.width, b.height, "round,pad=0.05", fc="white", ec=b.colour, lw=1.6))
-        ax.text(b.x, b.y, b.words, ha="center", va="center")
+    for x, y, width, words, colour in boxes:
+        corner = (x - width / 2, y - 0.4)
+        ax.add_patch(FancyBboxPatch(corner, width, 0.8, "round,pad=0.05", fc="white", ec=colour, lw=1.6))
+        ax.text(x, y, words, ha="center", va="center")
     for start, end in ((0, 1), (1, 2), (3, 4), (4, 5), (2, 6), (5, 6)):
-        a, b = boxes[start], boxes[end]
-        tip, tail = (b.x - b.width / 2 - 0.07, b.y), (a.x + a.width / 2 + 0.07, a.y)
+        (x, y, width, *_), (to_x, to_y, to_width, *_) = boxes[start], boxes[end]
+        tip, tail = (to_x - to_width / 2 - 0.07, to_y), (x + width / 2 + 0.07, y)
         ax.annotate("", tip, tail, arrowprops={"arrowstyle": "->", "color": "0.4"})
     for x, y, words, colour in (
         (3.0, 3.15, "full and LP-FT: every weight · LoRA: thin matrices beside them", LINES[1]),
@@ -310,7 +289,7 @@ def dual_encoder(title: str = "Two encoders, one space: where each way of adapti
         (5.9, 0.05, "zero-shot: from the sentences · linear probe, LP-FT: learned", LINES[0]),
     ):
         ax.text(x, y, words, ha="center", va="center", fontsize=8, color=colour)
-    ax.set(xlim=(0.1, 8.6), ylim=(-0.2, 3.4), title=title)
+    ax.set(xlim=(0.1, 8.6), ylim=(-0.2, 3.4), title="Two encoders, one space: where each way of adapting changes something")
     ax.axis("off")
     return fig
 

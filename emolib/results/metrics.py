@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
+from scipy.special import softmax
 
 from emolib.results.predictions import Facts, Predictions
 
@@ -20,21 +21,18 @@ HESSIAN = 6000  # weights of a logistic regression up to which their second deri
 class TestSplitError(ValueError):
     """Something was to be chosen or fitted on test items."""
 
-    __test__ = False  # not a test class, whatever pytest thinks of its name
 
-
-def validation_only(predictions: Predictions, what: str) -> None:
-    """Raise TestSplitError unless all items are validation items."""
-    if (found := set(predictions.split)) != {"validation"}:
-        said = ", ".join(sorted(found)) or "no items"
-        raise TestSplitError(f"{what} takes validation items only, found {said}; pass predictions.validation")
+def validation_of(found: Predictions, what: str) -> Predictions:
+    """The validation items, on which alone anything is chosen or fitted; TestSplitError where there are none."""
+    if "validation" not in found.split:
+        said = ", ".join(sorted(set(found.split))) or "no"
+        raise TestSplitError(f"{what} looks at validation items alone, found {said} items; pass predictions that hold some")
+    return found.validation
 
 
 def choose(candidates: dict[str, Predictions], score: Callable[[Predictions], float]) -> str:
-    """Name of the candidate with the highest score on validation items (TestSplitError on others); of equals the first."""
-    for name, candidate in candidates.items():
-        validation_only(candidate, f"choose ({name})")
-    return max(candidates, key=lambda name: score(candidates[name]))
+    """Name of the candidate with the highest score on its validation items (TestSplitError without any); of equals the first."""
+    return max(candidates, key=lambda name: score(validation_of(candidates[name], f"choose ({name})")))
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int, weights: np.ndarray | None = None) -> np.ndarray:
@@ -92,24 +90,20 @@ def expected_calibration_error(probs: np.ndarray, labels: np.ndarray, *, bins: i
 
 def sharpen(probs: np.ndarray, temperature: float) -> np.ndarray:
     """softmax(ln p / T): T > 1 flattens, T < 1 sharpens; the order of the classes stays."""
-    logits = np.log(np.clip(probs, 1e-12, None)) / temperature
-    powers = np.exp(logits - logits.max(-1, keepdims=True))
-    return powers / powers.sum(-1, keepdims=True)
+    return softmax(np.log(np.clip(probs, 1e-12, None)) / temperature, axis=-1)
 
 
-def fit_temperature(validation: Predictions) -> float:
+def fit_temperature(found: Predictions) -> float:
     """The temperature with the lowest validation NLL of the seed-averaged posterior (Guo et al. 2017).
 
-    Raises TestSplitError on other than validation items.
+    Raises TestSplitError without validation items.
     """
     from scipy.optimize import minimize_scalar
 
-    validation_only(validation, "fit_temperature")
+    validation = validation_of(found, "fit_temperature")
     probs, labels = validation.posterior, validation.labels
-    found = minimize_scalar(
-        lambda t: negative_log_likelihood(sharpen(probs, np.exp(t)), labels), bounds=(-3, 3), method="bounded"
-    )
-    return float(np.exp(found.x))
+    best = minimize_scalar(lambda t: negative_log_likelihood(sharpen(probs, np.exp(t)), labels), bounds=(-3, 3), method="bounded")
+    return float(np.exp(best.x))
 
 
 def favour_rare(found: Predictions) -> tuple[Predictions, float]:
@@ -175,16 +169,17 @@ def percentiles(drawn: np.ndarray) -> tuple[float, float]:
     return low, high
 
 
-def score(predictions: Predictions, groups: np.ndarray | None = None, count: int = 2000) -> dict:
+def score(predictions: Predictions, audit: Facts | None = None, count: int = 2000) -> dict:
     """Accuracy, macro-F1, recalls and ECE; the first two with spread over seeds and 95 % bootstrap intervals.
 
-    Scores are means over seeds; an interval resamples items (all seeds alike; `groups` (N,) together); count=0: no interval.
+    Scores are means over seeds; an interval resamples items (all seeds alike; the duplicates of an `audit` together); count=0:
+    no interval.
     """
     labels, k, n = predictions.labels, len(predictions.classes), len(predictions.labels)
     chosen = predictions.probs.argmax(2)
     exact, drawn = np.stack([confusion(labels, guess, k) for guess in chosen]), []
     if count:
-        weights = resamples(np.arange(n) if groups is None else groups, count=count)
+        weights = resamples(np.arange(n) if audit is None else groups(predictions, audit), count=count)
         drawn = [confusion(labels, guess, k, weights) for guess in chosen]
     found: dict = {"n": n, "seeds": len(chosen), "confusion": exact.mean(0), "recalls": recalls(exact).mean(0)}
     for name, measure in (("accuracy", accuracy), ("macro_f1", macro_f1)):
@@ -267,9 +262,6 @@ def test_variants(predictions: Predictions, audit: Facts) -> dict[str, Predictio
     return found
 
 
-test_variants.__test__ = False  # not a test, whatever pytest thinks of its name
-
-
 def by_prompts(asked: Predictions) -> dict[str, Predictions]:
     """The predictions of each set of prompts, from a record of `heads.ask`."""
     found = {k.removeprefix("probs."): v for k, v in asked.arrays.items() if k.startswith("probs.")}
@@ -283,14 +275,13 @@ def majority(found: Predictions) -> Predictions:
     return replace(test, probs=np.tile(shares, (1, len(test.labels), 1)).astype(np.float32), notes={}, arrays={})
 
 
-def mean_recall(ranks: np.ndarray) -> np.ndarray:
-    """For each pair the mean of its six hits, at 1, 5 and 10 and in both directions: ranks (2, N) -> (N,) in [0, 1]."""
-    return np.mean([ranks < k for k in (1, 5, 10)], axis=(0, 1))
-
-
 def known(mixtures: list[Facts]) -> dict[str, np.ndarray]:
-    """What records of `generality.mixtures`, one a seed, measured beside emotion: {name: (A, N)}, the seeds' mean."""
-    found = {"retrieval": np.mean([[mean_recall(ranks) for ranks in one.arrays["ranks"]] for one in mixtures], axis=0)}
+    """What records of `generality.mixtures`, one a seed, measured beside emotion: {name: (A, N)}, the seeds' mean.
+
+    Retrieval: for each pair the mean of its six hits, at 1, 5 and 10 and in both directions.
+    """
+    each = [np.mean([one.arrays["ranks"] < k for k in (1, 5, 10)], axis=(0, 2)) for one in mixtures]
+    found = {"retrieval": np.mean(each, axis=0)}
     names = [name for name in mixtures[0].arrays if name.startswith("right.") and name != "right.emotion"]
     return found | {name.removeprefix("right."): np.mean([one.arrays[name] for one in mixtures], axis=0) for name in names}
 

@@ -76,7 +76,7 @@ class Run:
             earlier, seeds = begun
             arguments = [replace(a, seeds=seeds) if hasattr(a, "seeds") else a for a in arguments]
         elif self.replays or (self.folder / f"{name}.json").exists():
-            result = self.read(name, config)
+            result = self.load(name, config)
             if not self.replays:
                 print(f"{name}: from {self.folder}; --fresh computes it anew", file=sys.stderr)
             return result
@@ -89,25 +89,22 @@ class Run:
         write(name, earlier.joined(result) if earlier else result, self, config, time.monotonic() - started, before)
         # From here on the record is the result; a checkpoint left behind would let a later run skip the training.
         shutil.rmtree(profiles.out_folder(self.profile) / "checkpoints" / name, ignore_errors=True)
-        return self.read(name)
+        return self.load(name)
 
     def begun(self, name: str, config: dict) -> tuple[Predictions, tuple[int, ...]] | None:
         """A record of some, but not all of the seeds that are asked for, a posterior each, and the seeds that it lacks."""
         key = next((k for k, v in config.items() if isinstance(v, dict) and "seeds" in v), None)
         if self.replays or key is None or not (self.folder / f"{name}.json").exists():
             return None
-        found, stored, seeds = self.read(name), read_about(self, name)["config"], config[key]["seeds"]
+        found, stored, seeds = self.load(name), read_about(self, name)["config"], config[key]["seeds"]
         done = (stored.get(key) or {}).get("seeds", [])
         same = stored == config | {key: config[key] | {"seeds": done}} and seeds[: len(done)] == done != seeds
         each = isinstance(found, Predictions) and len(found.notes.get("runs", ())) == len(found.probs) and not found.arrays
         return (found, tuple(seeds[len(done) :])) if same and each else None
 
-    def load(self, name: str) -> Result:
-        """An earlier notebook's record; MissingRecord names that notebook."""
-        return self.read(name)
-
-    def read(self, name: str, config: dict | None = None) -> Result:
-        """A record, checked: it exists, its arrays are the ones vouched for, its configuration is the step's."""
+    def load(self, name: str, config: dict | None = None) -> Result:
+        """A record, checked: it exists (MissingRecord names the notebook that makes it), its arrays are the ones vouched for, its
+        configuration is the step's, where one is given."""
         path = self.folder / name
         about = read_about(self, name)
         record = " --record" if self.replays else ""
@@ -193,10 +190,8 @@ def summary(value) -> Any:
     """A value as short JSON: settings in full, data and encoders by fingerprint, results and long values by checksum."""
     if isinstance(value, Predictions | Facts):
         arrays = {"probs": value.probs} if isinstance(value, Predictions) else {}
-        parts = [
-            hashlib.sha256(np.ascontiguousarray(v).tobytes()).hexdigest() for _, v in sorted((arrays | value.arrays).items())
-        ]
-        return {"sha256": hashlib.sha256(json.dumps(parts).encode()).hexdigest()}
+        each = [hashlib.sha256(np.ascontiguousarray(v).tobytes()).hexdigest() for _, v in sorted((arrays | value.arrays).items())]
+        return {"sha256": hashlib.sha256(json.dumps(each).encode()).hexdigest()}
     if hasattr(value, "fingerprint"):
         return {k: getattr(value, k) for k in ("name", "size", "fingerprint") if hasattr(value, k)}
     if isinstance(value, np.ndarray):
@@ -206,9 +201,7 @@ def summary(value) -> Any:
         # A setting that came later is left out where it has the value that records without it were made with.
         return {name: v for name, v in said.items() if v != type(value).__dataclass_fields__[name].metadata.get("unsaid", ...)}
     if not isinstance(value, PLAIN | dict | list | tuple):
-        raise TypeError(
-            f"a step cannot take a {type(value).__name__}: wanted settings, data sets, encoders, results or plain values"
-        )
+        raise TypeError(f"a step takes no {type(value).__name__}: wanted settings, data sets, encoders, results or plain values")
     text = json.dumps(plain(value))
     return plain(value) if len(text) <= 1000 else {"sha256": hashlib.sha256(text.encode()).hexdigest()}
 
@@ -267,7 +260,7 @@ def write(name: str, result: Result, run: Run, config: dict, seconds: float, bef
         "data": {"source": result.source, "fingerprint": result.fingerprint},
         "notes": result.notes,
         "made": provenance() | {"seconds": round(seconds, 1)} | ({"before": before} if before else {}),
-        "sha256": hashlib.sha256(path.with_suffix(".safetensors").read_bytes()).hexdigest(),
+        "sha256": store.file_digest(path.with_suffix(".safetensors")),
     }
     store.write_text(path.with_suffix(".json"), json.dumps(about, indent=1) + "\n")
 
@@ -279,9 +272,7 @@ def read_about(run: Run, name: str) -> dict:
         return json.loads(path.read_text(encoding="utf8"))
     known = sorted(RECORDS.glob(f"*/{name}.json"))
     if not known:
-        raise MissingRecord(
-            f"{name} (profile {run.profile.name}) is not recorded, and no other profile has a record of that name"
-        )
+        raise MissingRecord(f"{name} (profile {run.profile.name}) is not recorded, and no other profile has a record so called")
     maker = json.loads(known[0].read_text(encoding="utf8"))["notebook"]
     command = f"python -m emolib run --profile {run.profile.name}{' --record' if run.replays else ''} {maker[:2]}"
     raise MissingRecord(f"{name} (profile {run.profile.name}) is made by {maker}; run: {command}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import textwrap
-from collections.abc import Callable
 from numbers import Integral, Real
 
 import pandas as pd
@@ -43,18 +42,13 @@ def cell(value) -> str:
     return str(value).replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 
-def source(*things: Callable | type | str) -> None:
+def source(*dotted: str) -> None:
     """Show the library's own lines of functions, classes or methods, decorators and docstrings as they are.
 
-    things: objects, or dotted names within the package ("models.networks.FaceCNN"), whose modules are not imported.
-    Raises ValueError for a name that the package does not define.
+    dotted: names within the package ("models.networks.FaceCNN"), whose modules are not imported. Raises ValueError for a name
+    that the package does not define.
     """
-    display(Markdown("\n\n".join(f"```python\n{lines(name(thing))}\n```" for thing in things)))
-
-
-def name(thing: Callable | type | str) -> str:
-    """The dotted name of an object within the package."""
-    return thing if isinstance(thing, str) else f"{thing.__module__}.{thing.__qualname__}".removeprefix("emolib.")
+    display(Markdown("\n\n".join(f"```python\n{lines(name)}\n```" for name in dotted)))
 
 
 def lines(dotted: str) -> str:

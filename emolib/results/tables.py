@@ -41,11 +41,6 @@ READING = (
 Load = Callable[[str], Result]
 
 
-def group(found: Predictions, audit: Facts | None) -> np.ndarray | None:
-    """The duplicate groups of a system's items, None without an audit: then each item is drawn by itself."""
-    return None if audit is None else metrics.groups(found, audit)
-
-
 def seeds(found: Predictions) -> int | str:
     """How many runs stand behind a posterior, and whether they were averaged into one answer."""
     runs = found.notes.get("seeds", len(found.notes.get("runs", ())))
@@ -56,7 +51,7 @@ def scores(systems: dict[str, Predictions], audit: Facts | None = None) -> pd.Da
     """One row a system: accuracy and macro-F1 with intervals (duplicates drawn together if there is an audit), ECE, n, seeds."""
     rows = []
     for name, found in systems.items():
-        s = metrics.score(found, group(found, audit))
+        s = metrics.score(found, audit)
         rows.append([name, spread(s), spread(s, "macro_f1"), percent(s["ece"]), s["n"], seeds(found)])
     return pd.DataFrame(rows, columns=["system", ACCURACY, MACRO_F1, "ECE %", "n", "seeds"])
 
@@ -93,7 +88,7 @@ def beside_published(
             for p in others]  # fmt: skip
     for name, found in ours.items():
         if not generated(found):
-            s, runs = metrics.score(found, group(found, audit)), seeds(found)
+            s, runs = metrics.score(found, audit), seeds(found)
             cells = [f"**{name}**", f"**{spread(s)}**", f"**{spread(s, 'macro_f1')}**", s["n"]]
             rows.append((100 * s["accuracy"], [*cells, f"{protocol(found)}; seeds: {runs}", "this study"]))
     head = ["system", "accuracy %", "macro-F1 %", "n", "test items, protocol", "source"]
@@ -111,7 +106,7 @@ def prompts(asked: Predictions, sets: dict[str, list[list[str]]], audit: Facts |
     """One row a set of prompts: sentences per class, accuracy on validation and test; the chosen set in bold."""
     rows = []
     for name, found in metrics.by_prompts(asked).items():
-        s, valid = metrics.score(found.test, group(found.test, audit)), metrics.hits(found.validation).mean()
+        s, valid = metrics.score(found.test, audit), metrics.hits(found.validation).mean()
         counts = sorted({len(sentences) for sentences in sets[name]})
         shown = "–".join(map(str, dict.fromkeys([counts[0], counts[-1]])))
         cells = [name, shown, percent(valid), spread(s), spread(s, "macro_f1"), f"{s['n']:,}"]
@@ -215,12 +210,6 @@ def pairs(faces: dict, texts: dict) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["pairs at most", *SPLITS])
 
 
-def terms(sources: dict[str, dict[str, list[str]]]) -> pd.DataFrame:
-    """Words by class, one column a source: {source: {class: [word, ...]}}."""
-    classes = next(iter(sources.values()))
-    return pd.DataFrame([[c, *(", ".join(s.get(c, [])) for s in sources.values())] for c in classes], columns=["class", *sources])
-
-
 def titled(kind: str, system: str, found: Predictions) -> str:
     """A system's name in a table; a dual encoder's says which one it is, for none but OpenAI's is CLIP."""
     encoder = found.notes.get("encoder")
@@ -234,7 +223,7 @@ def results(load: Load) -> pd.DataFrame:
         for system in systems:
             try:
                 found, audit = load(f"{kind}/{system}"), load(f"{kind}/audit")
-                s = metrics.score(found.test, group(found.test, audit))
+                s = metrics.score(found.test, audit)
                 cells = [titled(kind, system, found), spread(s), spread(s, "macro_f1"), s["n"], seeds(found)]
             except MissingRecord as gap:
                 cells = [SYSTEMS[kind][system], str(gap), None, None, None]

@@ -56,12 +56,12 @@ def broken_table(path, faces, rows):
 # What a row looks like, which modalities answer, and what the column `problem` says.
 KINDS = {
     "good": (lambda i: f'{i},p/{i % 5}.png,"so glad, {i}"\n'.encode(), ["image", "text"], ""),
-    "lost": (lambda i: f"{i},p/none.png,i feel sad\n".encode(), ["text"], "no file p/none.png"),
+    "lost": (lambda i: f"{i},p/none.png,i feel sad\n".encode(), ["text"], "the picture is 'p/none.png', wanted"),
     "cut": (lambda i: f"{i},p/cut.png,i feel sad\n".encode(), ["text"], "the picture .*cut.png.* cannot be read"),
     "fake": (lambda i: f"{i},p/text.png,\n".encode(), [], "cannot be read.*neither a picture"),
     "mute": (lambda i: f"{i},p/1.png,  \n".encode(), ["image"], ""),
-    "latin": (lambda i: f"{i},p/2.png,i feel tr".encode() + b"\xe8s mal\n", ["image"], r"not UTF-8 \(byte 0xe8 at character 9\)"),
-    "latin alone": (lambda i: f"{i},,".encode() + b"\xff\n", [], "not UTF-8 .*neither a picture"),
+    "latin": (lambda i: f"{i},p/2.png,i feel tr".encode() + b"\xe8s mal\n", ["image"], "byte 0xe8 at column 9 is not UTF-8"),
+    "latin alone": (lambda i: f"{i},,".encode() + b"\xff\n", [], "not UTF-8.*neither a picture"),
     "lines": (lambda i: f'{i},p/3.png,"two\nlines ""quoted"""\n'.encode(), ["image", "text"], ""),
     "long": (lambda i: f"{i},p/4.png,one,too many\n".encode(), ["image", "text"], "4 cells, wanted 3"),
     "short": (lambda i: f"{i},p/4.png\n".encode(), ["image"], "2 cells, wanted 3"),

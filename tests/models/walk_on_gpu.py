@@ -113,7 +113,7 @@ def test_tuning_on_texts_and_pairs_and_its_classifier(clip, sees, tmp_path):
     found = steps.tune(clip, pairs, sees, short(SAMPLE.genuine), work=work)
     assert np.isfinite(found.probs).all()
     if sees == "text":
-        texts = steps.seen(pairs, "text")
+        texts = pairs.seen("text")
         tuning.tune(clip, texts, "lpft", short(SAMPLE.genuine), None, work=work)
         classifier = steps.assemble(clip, {"text": "some"}, None, {"text": texts.classes}, work)
         assert np.isfinite(steps.posterior(classifier, texts)).all()

@@ -106,12 +106,13 @@ def test_choosing_on_test_is_impossible(make):
     assert metrics.choose({"bad": bad, "good": good}, score) == "good"
     assert metrics.choose({"first": good, "second": good}, score) == "first"
     mixed = make(validation=100)
-    for wrong in (make(), mixed, mixed.rows(np.zeros(0, int))):
-        with pytest.raises(metrics.TestSplitError, match="validation items only"):
+    for wrong in (make(), mixed.rows(np.zeros(0, int))):
+        with pytest.raises(metrics.TestSplitError, match="validation items alone"):
             metrics.choose({"a": good, "b": wrong}, score)
-        with pytest.raises(metrics.TestSplitError, match=r"predictions\.validation"):
+        with pytest.raises(metrics.TestSplitError, match="fit_temperature looks"):
             metrics.fit_temperature(wrong)
-    assert metrics.fit_temperature(mixed.validation) > 0
+    assert metrics.fit_temperature(mixed) == metrics.fit_temperature(mixed.validation) > 0
+    assert metrics.choose({"mixed": mixed, "none": mixed}, lambda p: float("test" in p.split)) == "mixed", "no test item is seen"
 
 
 def test_bootstrap_interval_covers_and_groups_widen_it(make):
@@ -120,7 +121,8 @@ def test_bootstrap_interval_covers_and_groups_widen_it(make):
     half = 1.96 * np.sqrt(hit * (1 - hit) / 400)
     assert metrics.score(data)["accuracy_interval"] == pytest.approx((hit - half, hit + half), abs=0.012)
     copies = data.rows(np.repeat(np.arange(100), 4))
-    alone, together = metrics.score(copies), metrics.score(copies, np.repeat(np.arange(100), 4))
+    audit = Facts("f", "made", {}, {"ids": copies.ids, "group": copies.ids})
+    alone, together = metrics.score(copies), metrics.score(copies, audit)
     widths = [np.diff(s["accuracy_interval"])[0] for s in (alone, together)]
     assert widths[1] == pytest.approx(2 * widths[0], rel=0.15)  # four copies are one item: half the root
 
@@ -217,17 +219,14 @@ def test_majority_and_prompts_keep_the_items(make):
     assert name == "one" and np.array_equal(asked.probs[0], data.arrays["probs.one"]) and np.array_equal(asked.ids, data.ids)
 
 
-def test_mean_recall_by_hand():
-    ranks = np.array([[0, 4, 20], [1, 0, 9]])
-    assert np.allclose(metrics.mean_recall(ranks), [5 / 6, 5 / 6, 1 / 6])
-
-
 def test_the_trade_off_obeys_its_limit_and_is_chosen_on_one_half(mixtures):
     rng = np.random.default_rng(0)
     order = rng.permutation(100)
     mixed = dataclasses.replace(mixtures, arrays={k: v[..., order] for k, v in mixtures.arrays.items()})
     mixed.arrays["right.task"] = mixed.arrays["right.emotion"][::-1]
     assert set(metrics.known([mixed])) == {"retrieval", "task"}
+    by_hand = dataclasses.replace(mixtures, arrays={"ranks": np.array([[[0, 4, 20], [1, 0, 9]]])})
+    assert np.allclose(metrics.known([by_hand])["retrieval"], [[5 / 6, 5 / 6, 1 / 6]])
     assert metrics.kept([mixed], 0)[0] == 0 and np.mean([metrics.kept([mixed], h)[2] for h in (0, 1)]) == pytest.approx(-0.4)
     value, (low, high) = metrics.kept_at([mixed], 2)
     assert (

@@ -44,7 +44,7 @@ def test_sentences_and_frames_are_shown_as_markdown(shown):
 
 
 def test_source_shows_the_lines_that_run(shown):
-    report.source(report.signed, "results.records.Run.folder", "results.predictions.Facts")
+    report.source("results.report.signed", "results.records.Run.folder", "results.predictions.Facts")
     signed, method, decorated = shown[0].split("\n\n```python\n")
     whole = (ROOT / "emolib/results/report.py").read_text()
     lines = signed.removeprefix("```python\n").removesuffix("\n```").splitlines()

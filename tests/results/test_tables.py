@@ -15,7 +15,7 @@ def test_scores_carry_number_interval_n_and_seeds(make):
     wanted = ["GRU", report.spread(score), report.spread(score, "macro_f1"), report.percent(score["ece"]), 300, 2]
     assert frame.iloc[0].tolist() == wanted and frame["seeds"].tolist() == [2, "2, averaged"]
     audit = Facts("f", "made", {}, {"ids": found.ids, "group": found.ids // 10})
-    assert tables.scores({"GRU": found}, audit).iloc[0, 1] == report.spread(metrics.score(found, found.ids // 10)) != wanted[1]
+    assert tables.scores({"GRU": found}, audit).iloc[0, 1] == report.spread(metrics.score(found, audit)) != wanted[1]
 
 
 def test_paired_tests_are_corrected_and_name_ties(make):
@@ -88,7 +88,7 @@ def test_generality_and_other_texts_carry_the_changes(mixtures):
     assert [cell.split(" ")[0] for cell in frame[tables.ACCURACY]] == ["75.0", "75.0", "50.0"] and frame["n"].tolist() == [4] * 3
 
 
-def test_duplicates_pairs_and_terms_show_an_audits_notes():
+def test_duplicates_and_pairs_show_an_audits_notes():
     inside = {s: {"surplus": i, "conflicting_groups": 10 + i} for i, s in enumerate(SPLITS)}
     across = {f"{a}-{b}": {"rows": 20, "conflicting_rows": 21} for a, b in (SPLITS[:2], SPLITS[::2], SPLITS[1:])}
     near = {"train-validation": 30, "train-test": 31, "validation-test": 32}
@@ -97,8 +97,6 @@ def test_duplicates_pairs_and_terms_show_an_audits_notes():
     assert report.cell(frame["near duplicates"][0]) == "–"
     faces, texts = {"counts": [[1, 2, 3, 4, 5, 6, 7]] * 3}, {"counts": [[9, 9, 9, 9, 2, 9]] * 3}
     assert tables.pairs(faces, texts)["test"].tolist() == [1, 2, 4, 5, 6, 18]
-    frame = tables.terms({"one": {"a": ["x", "y"], "b": []}, "two": {"a": ["z"]}})
-    assert frame.to_numpy().tolist() == [["a", "x, y", "z"], ["b", "", ""]]
 
 
 @pytest.fixture
