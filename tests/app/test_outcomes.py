@@ -76,6 +76,8 @@ def full_disk(*_):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+LATIN = "".join(f'{{"text": "fèel", "label": "joy", "split": "{s}"}}\n' for s in ("train", "val", "test")).encode("latin1")
+
 # What it is: (how it is read, what is said of it; a number: how many rows there are).
 CASES = {
     "a table": (lambda f: table(f, GOOD), 3),
@@ -105,7 +107,7 @@ CASES = {
     "a row as long as a book": (lambda f: table(f, f"text,label\n{'x' * 10**6},y,z\n"), r"^.{1,350}$"),
     "a line that is no JSON": (lambda f: table(f, '{"text": "a", \n', "t.jsonl"), r"t\.jsonl, line 1: .* is no JSON object"),
     "a line of JSON that is a list": (lambda f: table(f, '["a"]\n', "t.jsonl"), r"t\.jsonl, line 1: .*wanted one with the names"),
-    "JSON that is not UTF-8": (lambda f: table(f, b'{"text": "f\xe9el", "label": "joy"}\n', "t.jsonl"), r"t\.jsonl, line 1: byte 0xe9"),
+    "JSON that is not UTF-8": (lambda f: table(f, LATIN, "t.jsonl"), r"t\.jsonl, line 1: byte 0xe8 at column 1 is not UTF-8"),
     "parquet that is none": (lambda f: table(f, b"PAR1xx", "t.parquet"), r"t\.parquet is no readable \.parquet file"),
     "None in parquet": (lambda f: table(f, store_parquet(f), "t.parquet"), "row 1: the text is empty"),
     "pictures in class folders": (lambda f: folders(f, "train/a/1.png", "val/a/2.png", "test/a/03.png"), 3),

@@ -89,10 +89,10 @@ def test_pictures_are_opened_once_for_all_mixtures(encoder, sample_faces, work, 
     assert tasks["CIFAR-10"][1][1] == ["a photo of a cat."]
     Tuned(encoder.weights, heads.zero_shot(encoder, ASKED)).save(work.model("faces/clip-full"))
     opened, usual = [], Encoder.open
-    monkeypatch.setattr(Encoder, "open", lambda self, images, numbers: opened.extend(numbers) or usual(self, images, numbers))
+    monkeypatch.setattr(Encoder, "open", lambda self, images: opened.extend(images) or usual(self, images))
     known = replace(data, texts=column(["a", "b", "c", "d"]))
     found = generality.mixtures(encoder, sample_faces, "full", ASKED, SAMPLE.generality, known, tasks, work=work)
-    assert opened == [0, 1, 2, 3] * 2 and found.arrays["right.CIFAR-10"].shape == (5, 4)
+    assert opened == [*pictures] * 2 and found.arrays["right.CIFAR-10"].shape == (5, 4)
     monkeypatch.setattr(sets, "cifar10", Mock(side_effect=MissingData("not at hand")))
     with pytest.raises(MissingData):
         generality.tasks(get("full"))
