@@ -170,17 +170,26 @@ def every_test(genuine: Records, masked: Records, matched: Records) -> pd.DataFr
     return judge(frames | {f"{modality} missing": missing(matched, modality) for modality in MODALITIES})
 
 
-def nearest(judged: pd.DataFrame) -> str:
-    """The way that comes nearest to being better than its product, in words; judged: rows of `judge`, with a column "alone",
-    p corrected for the fusions alone.
+def by_seed(found: Records, system: str) -> list[float]:
+    """Points (of 1) of a system above its null model, each seed's answers by themselves: what averaging them hides."""
+    names, seeds = (system, OWN_NULL.get(system, NULL)), min(len(p.probs) for p in found.values())
+    each = [{k: replace(p, probs=p.probs[i : i + 1]) for k, p in found.items()} for i in range(seeds)]
+    right = [[metrics.hits(some[name].test).mean() for name in names] for some in map(systems, each)]
+    return [float(ours - null) for ours, null in right]
 
-    Of those above their product the one with the lowest uncorrected p; where none is above, the one least below.
+
+def best(judged: pd.DataFrame, every: dict[str, Records]) -> str:
+    """The way that does best against its product, in words.
+
+    judged: rows of `judge`, with a column "alone", p corrected for the fusions alone; every: what is recorded, by its "pairs". Of
+    those above their product the one with the lowest uncorrected p; where none is above, the one least below.
     """
     above = judged[judged["points"] > 0]
     f = judged.loc[above["raw_p"].idxmin() if len(above) else judged["points"].idxmax()]
     points = signed((f["points"], (f["points_low"], f["points_high"])))
     p = f"p = {p_value(f['p'])}, corrected for the fusions alone {p_value(f['alone'])}, uncorrected {p_value(f['raw_p'])}"
-    return f"{f['system']} on {f['pairs']} pairs, {percent(f['accuracy'])} %, {points} points, {p}"
+    seeds = ", ".join(f"{100 * one:+.1f}" for one in by_seed(every[f["pairs"]], f["system"]))
+    return f"{f['system']} on {f['pairs']} pairs, {percent(f['accuracy'])} %, {points} points (single seeds: {seeds}), {p}"
 
 
 def at_edge(searched: dict[str, Facts]) -> str:
