@@ -187,7 +187,7 @@ def best(judged: pd.DataFrame, every: dict[str, Records]) -> str:
     above = judged[judged["points"] > 0]
     f = judged.loc[above["raw_p"].idxmin() if len(above) else judged["points"].idxmax()]
     points = signed((f["points"], (f["points_low"], f["points_high"])))
-    p = f"p = {p_value(f['p'])}, corrected for the fusions alone {p_value(f['alone'])}, uncorrected {p_value(f['raw_p'])}"
+    p = f"p {p_value(f['p'])}, corrected for the fusions alone {p_value(f['alone'])}, uncorrected {p_value(f['raw_p'])}"
     seeds = ", ".join(f"{100 * one:+.1f}" for one in by_seed(every[f["pairs"]], f["system"]))
     return f"{f['system']} on {f['pairs']} pairs, {percent(f['accuracy'])} %, {points} points (single seeds: {seeds}), {p}"
 

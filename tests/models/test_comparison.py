@@ -184,7 +184,7 @@ def test_what_does_best_is_said_seed_by_seed_and_which_rates_lie_at_an_edge(foun
     assert right == pytest.approx(1 - (comparison.systems(found)["product"].test.predicted == labels[N:]).mean())
     every = {"genuine": twice}
     said = f"gate on genuine pairs, 84.2 %, +1.8 (+0.6 to +2.9) points (single seeds: {100 * one:+.1f}, {100 * right:+.1f}), "
-    said += "p = 0.069, corrected for the fusions alone 0.040, uncorrected 0.002"
+    said += "p 0.069, corrected for the fusions alone 0.040, uncorrected 0.002"
     assert comparison.best(frame, every) == said
     frame_of_two = pd.concat([frame, frame.assign(points=0.03, raw_p=0.01)], ignore_index=True)
     assert comparison.best(frame_of_two, every) == said, "not the surest"
