@@ -261,7 +261,7 @@ PROFILES = {
             "mini",
             "Models sized for two CPU cores; real data: DAIR-AI Emotion, FER-2013, MSED (notebook 6: yours, or drawn skies).",
             precision="auto", lstm=_TEXT, gru=_TEXT, cnn=_CNN, clip=_MINI_CLIP,
-            **_ways(1e-4, epochs=6, ema=0.998, patches=0.4, each={"full": {"kept": (0, 2)}}, **_THREE),
+            **_ways(1e-4, epochs=6, ema=0.998, patches=0.4, each={}, **_THREE),
             texts=_tuning(3e-4, epochs=5, ema=0.99, drop=0.1, seeds=(0, 1, 2)),
             genuine=_tuning(1e-4, epochs=3, ema=0.99, patches=0.75, augment=0.2, erase=0.0, seeds=(0, 1, 2)),
             own=_tuning(1e-3, epochs=15, rank=8), frozen=Frozen(sizes=(112, 144, 160, 192, 224), size_rows=1500),
