@@ -36,7 +36,9 @@ def parser() -> argparse.ArgumentParser:
     add("--out", type=Path, help="folder for executed notebooks, records and the report, default: runs/PROFILE")
     add("--fresh", action="store_true", help="compute anew what an earlier run recorded, and what it left unfinished")
     add("--record", action="store_true", help="copy the run's records to data/records/PROFILE when all passed")
-    add("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a notebook's: -p data FOLDER")
+    add(
+        "-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="of a notebook: -p data FOLDER"
+    )
     command(data, "fetch the public sets that are not on the Hub into EMOLIB_DATA: FER+ votes, MSED, Flickr8k")
     add = command(predict, "classify your pictures and texts, row by row; on several GPUs: accelerate launch -m emolib predict")
     add("table", type=Path, help="csv or parquet file; paths of pictures are relative to its folder; or a folder of pictures")
@@ -46,7 +48,9 @@ def parser() -> argparse.ArgumentParser:
     add("--out", type=Path, required=True, help="csv file to write: the table with the results added")
     add("--delimiter", help='one character, "tab" or "semicolon"; default: told by the header')
     add("--conflict-rate", type=float, help="share of rows whose picture and text are supposed to disagree, default: the model's")
-    add = command(tune, "fine-tune on faces; on several GPUs: accelerate launch -m emolib tune", COMPUTED, default="full")
+    add = command(
+        tune, "fine-tune on faces, one way; on several GPUs: accelerate launch -m emolib tune", COMPUTED, default="full"
+    )
     add("way", choices=WAYS, help="tuned: LP-FT, with which the study goes on")
     add("--out", type=Path, help="folder of the run, default: runs/PROFILE")
     command(table, "print the results table (Markdown) from the records", PROFILES, default="published")

@@ -257,7 +257,7 @@ def read_text(cell, said: list[str]) -> str | None:
 def read_image(classifier: EmotionClassifier, cell, folder: Path, said: list[str]):
     """The picture of a cell, a path or encoded bytes, at the encoder's size; None as in `read_text`."""
     found = (cell.get("bytes") or cell.get("path")) if isinstance(cell, dict) else cell
-    if not isinstance(found, bytes) and not plain(found).strip():
+    if not isinstance(found, bytes) and not (found := plain(found)).strip():
         return None
     try:
         return classifier.prepare(read_picture(found, folder), "the picture")

@@ -24,8 +24,7 @@ def written(run: Run) -> dict[str, str]:
     """Name and text of the two files. Raises ValueError for a marker that README.md lacks."""
     pages = {path: short_answer(path) for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))}
     main = [path for path in pages if path.name[:2] in ("04", "05")]  # their answers are the README's
-    first = {path: re.split(r"(?<=\.)\s+(?=[A-Z\d])|\n", text, maxsplit=1)[0] for path, text in pages.items()}  # sentence or line
-    found = first | dict.fromkeys(main, "see above.")
+    found = {path: "see above." if path in main else first_sentence(pages[path]) for path in pages}
     lines = [f"{int(path.name[:2])}. [{title(path)}](notebooks/{path.name}): {found[path]}" for path in pages]
     longer = "\n\n".join(pages[path] for path in main)
     parts = {"answers": longer, "findings": "\n".join(lines), "results": results(run.load)}
@@ -62,6 +61,11 @@ def title(notebook: Path) -> str:
     """A notebook's heading without its number."""
     first = "".join(json.loads(notebook.read_text(encoding="utf8"))["cells"][0]["source"]).splitlines()[0]
     return first.removeprefix("# ").split(" · ")[-1]
+
+
+def first_sentence(text: str) -> str:
+    """What comes before the second sentence or list item."""
+    return re.split(r"(?<=\.)\s+(?=[A-Z\d])|\n", text, maxsplit=1)[0]
 
 
 def repository() -> str | None:

@@ -41,7 +41,10 @@ def tfidf(data: Dataset) -> Predictions:
         probs = np.zeros((len(held_out), len(data.classes)))
         probs[:, model.classes_] = model.predict_proba(unseen)  # a class without a Training text stays at zero
         grid[str(strength)] = predictions(data, probs[None], {"C": strength})
-    return grid[metrics.choose(grid, lambda p: -metrics.negative_log_likelihood(p.posterior, p.labels))]
+    best = metrics.choose(
+        {c: p.validation for c, p in grid.items()}, lambda p: -metrics.negative_log_likelihood(p.posterior, p.labels)
+    )
+    return grid[best]
 
 
 def nearest(data: Dataset) -> Predictions:

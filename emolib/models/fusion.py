@@ -79,7 +79,7 @@ def calibrate(validation: Predictions) -> Calibration:
     its own: its mean posterior comes close to the pairs' class shares. A temperature alone would sharpen it with the rest.
     Source: bias-corrected temperature scaling, Alexandari et al. 2020, arXiv:1901.06852.
     """
-    validation = metrics.validation_of(validation, "calibrate")
+    metrics.validation_only(validation, "calibrate")
     logs, truth = np.log(np.clip(validation.posterior, FLOOR, None)), np.eye(len(validation.classes))[validation.labels]
 
     def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
@@ -109,6 +109,11 @@ def product(image: np.ndarray, text: np.ndarray, prior: np.ndarray) -> np.ndarra
     return softmax(np.log(np.clip(image, FLOOR, None)) + np.log(np.clip(text, FLOOR, None)) - np.log(prior), axis=-1)
 
 
+def mean(image: np.ndarray, text: np.ndarray) -> np.ndarray:
+    """The average of the two posteriors."""
+    return (image + text) / 2
+
+
 def confidence_weighted(image: np.ndarray, text: np.ndarray) -> np.ndarray:
     """The average, each modality weighted by how far its entropy lies below that of knowing nothing."""
     weights = [np.log(p.shape[-1]) + xlogy(p, p).sum(-1, keepdims=True) + FLOOR for p in (image, text)]
@@ -120,7 +125,7 @@ def stack(image: np.ndarray, text: np.ndarray, validation: Predictions) -> Calla
 
     Fit on validation pairs: image, text (N, K) in the order of `validation`, which gives the labels.
     """
-    validation = metrics.validation_of(validation, "stack")
+    metrics.validation_only(validation, "stack")
     weight, bias = metrics.logistic(_logs(image, text), validation.labels, image.shape[1])
     return lambda f, t: softmax(_logs(f, t) @ weight.T + bias, axis=-1)
 
@@ -166,7 +171,7 @@ class Experts:
     def rules(self) -> dict[str, Callable]:
         """Every rule by name, (image, text) -> posterior; what a rule has to learn it learns when it is first used."""
         return {
-            "product": lambda f, t: product(f, t, self.prior), "mean": lambda f, t: (f + t) / 2,
+            "product": lambda f, t: product(f, t, self.prior), "mean": mean,
             "weighted mean": lambda f, t: self.share * f + (1 - self.share) * t,
             "weighted by confidence": confidence_weighted, "stacking": lambda f, t: self.stacking(f, t),
         }  # fmt: skip

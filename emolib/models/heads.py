@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from scipy.special import softmax
 from tqdm import tqdm
 
@@ -35,50 +35,12 @@ class Head:
         return softmax(vectors.astype(np.float64) @ self.weight.T + self.bias, axis=1)
 
 
-@dataclass(frozen=True)
-class Tuned:
-    """A further trained encoder: those of its weights that may have changed, by name, and its head.
-
-    alpha-mixtures of two are Tuned as well.
-    """
-
-    weights: dict[str, torch.Tensor]
-    head: Head
-
-    def mixed(self, start: Tuned, alpha: float) -> Tuned:
-        """(1 - alpha) x start + alpha x this, weight by weight and in the head: `start` at 0, this at 1, exactly.
-
-        Raises ValueError for an alpha outside [0, 1].
-        Source: Wortsman et al. 2022, Robust fine-tuning of zero-shot models (WiSE-FT), arXiv:2109.01903, equation 1.
-        """
-        if not 0 <= alpha <= 1:
-            raise ValueError(f"alpha is {alpha}, wanted 0 to 1")
-        weights = {k: blend(start.weights[k], v, alpha) for k, v in self.weights.items()}
-        head = Head(blend(start.head.weight, self.head.weight, alpha), blend(start.head.bias, self.head.bias, alpha))
-        return Tuned(weights, head)
-
-    def save(self, path: Path) -> None:
-        """One safetensors file, written whole or not at all."""
-        tensors = {f"model.{k}": v.contiguous().clone() for k, v in self.weights.items()}
-        tensors |= {"head.weight": torch.from_numpy(self.head.weight), "head.bias": torch.from_numpy(self.head.bias)}
-        with store.atomic(path) as temporary:
-            save_file(tensors, temporary)
-
-    @staticmethod
-    def load(path: Path) -> Tuned:
-        """What `save` wrote; FileNotFoundError says which command makes it."""
-        if not path.exists():
-            page = {"genuine": "05", "own": "06"}.get(path.parent.name, "04")
-            raise FileNotFoundError(f"{path} is not there; make it: python -m emolib run --profile PROFILE --fresh {page}")
-        tensors = load_file(path)
-        head = Head(tensors.pop("head.weight").numpy(), tensors.pop("head.bias").numpy())
-        return Tuned({k.removeprefix("model."): v for k, v in tensors.items()}, head)
-
-
-def blend(start, end, alpha: float):
-    """(1 - alpha) x start + alpha x end; counters and other whole numbers are the end's."""
-    whole = isinstance(end, torch.Tensor) and not end.is_floating_point()
-    return end if whole else (1 - alpha) * start + alpha * end
+def save(path: Path, weights: dict[str, torch.Tensor], head: Head) -> None:
+    """What was trained of an encoder, by name, and its head: one safetensors file, written whole or not at all."""
+    tensors = {f"model.{k}": v.contiguous().clone() for k, v in weights.items()}
+    tensors |= {"head.weight": torch.from_numpy(head.weight), "head.bias": torch.from_numpy(head.bias)}
+    with store.atomic(path) as temporary:
+        save_file(tensors, temporary)
 
 
 def zero_shot(encoder: Encoder, prompts: list[list[str]]) -> Head:
@@ -116,15 +78,17 @@ def fit_probe(data: Dataset, vectors: np.ndarray) -> tuple[Predictions, Head]:
         head = probe(vectors[train], data.labels[train], len(data.classes), strength)
         notes = {"C": strength, "parameters": head.weight.size + head.bias.size}
         found[str(strength)] = predictions(data, head.posterior(vectors[held_out])[None], notes), head
-    known = {c: p for c, (p, _) in found.items()}
-    return found[metrics.choose(known, lambda p: -metrics.negative_log_likelihood(p.posterior, p.labels))]
+    best = metrics.choose(
+        {c: p.validation for c, (p, _) in found.items()}, lambda p: -metrics.negative_log_likelihood(p.posterior, p.labels)
+    )
+    return found[best]
 
 
 def linear_probe(encoder: Encoder, data: Dataset, *, work: Work = Work()) -> Predictions:
     """A linear probe on the frozen encoder; its head is kept where `work` has a folder."""
     found, head = fit_probe(data, encoder.vectors(data))
     if work.folder:
-        Tuned({}, head).save(work.model())
+        save(work.model(), {}, head)
     return replace(found, notes=found.notes | {"encoder": encoder.facts})
 
 
@@ -135,7 +99,7 @@ def ask(encoder: Encoder, data: Dataset, sets: dict[str, list[list[str]]]) -> Pr
     """
     vectors = encoder.vectors(data.select(data.held_out))
     found = {name: predictions(data, zero_shot(encoder, prompts).posterior(vectors)[None]) for name, prompts in sets.items()}
-    best = metrics.choose(found, lambda p: accuracy(p.posterior, p.labels))
+    best = metrics.choose({n: p.validation for n, p in found.items()}, lambda p: accuracy(p.posterior, p.labels))
     arrays = {f"probs.{name}": p.probs[0] for name, p in found.items()}
     return replace(found[best], notes={"prompts": best, "encoder": encoder.facts}, arrays=arrays)
 

@@ -192,7 +192,7 @@ def fit(
     key, path = hashlib.sha256(json.dumps([key, seed, asdict(config)]).encode()).hexdigest(), work.checkpoint(seed)
     if path and restore(run, path, key):
         print(f"{run.name}: resumed after epoch {len(run.history)}", file=sys.stderr)
-    while (epoch := len(run.history)) < config.epochs and (not epoch or epoch - 1 - best_epoch(run.history) < config.patience):
+    while (epoch := len(run.history)) < config.epochs and not stopped(run.history, config.patience):
         rng = np.random.default_rng([seed, epoch])  # a fresh stream an epoch: nothing random has to be saved
         set_seed(seed * 1000 + epoch)
         mean = train_epoch(run, train, epoch, rng)
@@ -286,6 +286,11 @@ def judge(run: Run, validation: Batches, progress: float) -> dict[str, float]:
 def best_epoch(history: list[dict]) -> int:
     """The epoch of the highest validation accuracy; of several, the one with the lowest validation loss."""
     return max(range(len(history)), key=lambda i: (history[i]["validation_accuracy"], -history[i]["validation_loss"]))
+
+
+def stopped(history: list[dict], patience: int) -> bool:
+    """Whether `patience` epochs have passed since the best one."""
+    return bool(history) and len(history) - 1 - best_epoch(history) >= patience
 
 
 def learned(model: nn.Module) -> dict[str, torch.Tensor]:

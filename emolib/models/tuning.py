@@ -11,10 +11,12 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
@@ -22,13 +24,56 @@ from emolib.data.dataset import Dataset
 from emolib.data.labels import METHODS, SPLITS
 from emolib.models import heads, training
 from emolib.models.encoder import PARTS, Encoder, stacked
-from emolib.models.heads import Head, Tuned
+from emolib.models.heads import Head
 from emolib.models.networks import augment
 from emolib.profiles import Search, Tuning, Work
 from emolib.results.predictions import Facts, Predictions, facts, predictions
 
 HELD = 2**31  # bytes
 LORA_LAYERS = "q_proj|k_proj|v_proj|query|key|value"  # as in CLIP-LoRA, Zanella and Ben Ayed 2024, arXiv:2405.18541
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A further trained encoder: those of its weights that may have changed, by name, and its head.
+
+    alpha-mixtures of two are Tuned as well.
+    """
+
+    weights: dict[str, torch.Tensor]
+    head: Head
+
+    def mixed(self, start: Tuned, alpha: float) -> Tuned:
+        """(1 - alpha) x start + alpha x this, weight by weight and in the head: `start` at 0, this at 1, exactly.
+
+        Raises ValueError for an alpha outside [0, 1].
+        Source: Wortsman et al. 2022, Robust fine-tuning of zero-shot models (WiSE-FT), arXiv:2109.01903, equation 1.
+        """
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"alpha is {alpha}, wanted 0 to 1")
+        weights = {k: blend(start.weights[k], v, alpha) for k, v in self.weights.items()}
+        head = Head(blend(start.head.weight, self.head.weight, alpha), blend(start.head.bias, self.head.bias, alpha))
+        return Tuned(weights, head)
+
+    def save(self, path: Path) -> None:
+        """One safetensors file, written whole or not at all."""
+        heads.save(path, self.weights, self.head)
+
+    @staticmethod
+    def load(path: Path) -> Tuned:
+        """What `save` wrote; FileNotFoundError says which command makes it."""
+        if not path.exists():
+            page = {"genuine": "05", "own": "06"}.get(path.parent.name, "04")
+            raise FileNotFoundError(f"{path} is not there; make it: python -m emolib run --profile PROFILE --fresh {page}")
+        tensors = load_file(path)
+        head = Head(tensors.pop("head.weight").numpy(), tensors.pop("head.bias").numpy())
+        return Tuned({k.removeprefix("model."): v for k, v in tensors.items()}, head)
+
+
+def blend(start, end, alpha: float):
+    """(1 - alpha) x start + alpha x end; counters and other whole numbers are the end's."""
+    whole = isinstance(end, torch.Tensor) and not end.is_floating_point()
+    return end if whole else (1 - alpha) * start + alpha * end
 
 
 class Classifier(nn.Module):

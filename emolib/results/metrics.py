@@ -22,17 +22,18 @@ class TestSplitError(ValueError):
     """Something was to be chosen or fitted on test items."""
 
 
-def validation_of(found: Predictions, what: str) -> Predictions:
-    """The validation items, on which alone anything is chosen or fitted; TestSplitError where there are none."""
-    if "validation" not in found.split:
-        said = ", ".join(sorted(set(found.split))) or "no"
-        raise TestSplitError(f"{what} looks at validation items alone, found {said} items; pass predictions that hold some")
-    return found.validation
+def validation_only(predictions: Predictions, what: str) -> None:
+    """Raise TestSplitError unless all items are validation items."""
+    if (found := set(predictions.split)) != {"validation"}:
+        said = ", ".join(sorted(found)) or "no items"
+        raise TestSplitError(f"{what} takes validation items only, found {said}; pass predictions.validation")
 
 
 def choose(candidates: dict[str, Predictions], score: Callable[[Predictions], float]) -> str:
-    """Name of the candidate with the highest score on its validation items (TestSplitError without any); of equals the first."""
-    return max(candidates, key=lambda name: score(validation_of(candidates[name], f"choose ({name})")))
+    """Name of the candidate with the highest score on validation items (TestSplitError on others); of equals the first."""
+    for name, candidate in candidates.items():
+        validation_only(candidate, f"choose ({name})")
+    return max(candidates, key=lambda name: score(candidates[name]))
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int, weights: np.ndarray | None = None) -> np.ndarray:
@@ -93,17 +94,19 @@ def sharpen(probs: np.ndarray, temperature: float) -> np.ndarray:
     return softmax(np.log(np.clip(probs, 1e-12, None)) / temperature, axis=-1)
 
 
-def fit_temperature(found: Predictions) -> float:
+def fit_temperature(validation: Predictions) -> float:
     """The temperature with the lowest validation NLL of the seed-averaged posterior (Guo et al. 2017).
 
-    Raises TestSplitError without validation items.
+    Raises TestSplitError on other than validation items.
     """
     from scipy.optimize import minimize_scalar
 
-    validation = validation_of(found, "fit_temperature")
+    validation_only(validation, "fit_temperature")
     probs, labels = validation.posterior, validation.labels
-    best = minimize_scalar(lambda t: negative_log_likelihood(sharpen(probs, np.exp(t)), labels), bounds=(-3, 3), method="bounded")
-    return float(np.exp(best.x))
+    found = minimize_scalar(
+        lambda t: negative_log_likelihood(sharpen(probs, np.exp(t)), labels), bounds=(-3, 3), method="bounded"
+    )
+    return float(np.exp(found.x))
 
 
 def favour_rare(found: Predictions) -> tuple[Predictions, float]:

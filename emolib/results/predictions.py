@@ -63,7 +63,10 @@ class Predictions:
         return self.posterior.argmax(1)
 
     def joined(self, more: Predictions) -> Predictions:
-        """The same system with the runs of further seeds, on the same items, behind its own."""
+        """The same system with the runs of further seeds behind its own. ValueError where these were asked something else."""
+        same = self.fingerprint == more.fingerprint and np.array_equal(self.ids, more.ids) and self.classes == more.classes
+        if not same or self.arrays or more.arrays:
+            raise ValueError("further seeds can only be joined on the same items, and where nothing but posteriors is kept")
         lists = {key: self.notes[key] + more.notes[key] for key in ("history", "runs")}
         return replace(self, probs=np.concatenate([self.probs, more.probs]), notes=self.notes | lists)
 

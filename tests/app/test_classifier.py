@@ -124,9 +124,11 @@ def test_what_is_saved_is_what_is_loaded(model, sample_faces, tmp_path, modaliti
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
+        ("emolib.json", lambda b: b[:100], "emolib.json is damaged"),
         ("emolib.json", lambda b: b"{}", "emolib.json is damaged or of an older edition"),
         ("emolib.json", lambda b: b"7", "emolib.json is damaged"),
         ("heads.safetensors", lambda b: b[:-1] + bytes([b[-1] ^ 1]), "heads.safetensors is not the file that was written"),
+        ("model.safetensors", lambda b: b[: len(b) // 2], "model.safetensors is not the file that was written.*cut or changed"),
         ("tokenizer.json", None, "tokenizer.json is not there; wanted a folder that notebook 4, 5 or 6 exports"),
         ("preprocessor_config.json", lambda b: b.replace(b"0.", b"1."), "preprocessor_config.json is not the file"),
     ],

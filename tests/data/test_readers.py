@@ -72,6 +72,25 @@ def test_a_bad_line_is_named_and_can_be_left_out(tmp_path, line, message):
     assert kept.ids.tolist() == [0, 1, 2, 3, 5, 6, 7, 8] and "1 unreadable rows left out" in kept.source
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("test.csv", b"text,label\nfine,joy\ni f\xe9el,joy\n", r"test\.csv, line 3: byte 0xe9 at column 3"),
+        ("test.csv", b"sentence,label\nx,joy\n", r"test\.csv: columns found \['sentence', 'label'\], missing \['text'\]"),
+        ("test.csv", b'text,label\n"x,joy\n', r"test\.csv, line 2: unexpected end of data"),
+        ("test.csv", b"", r"test\.csv is empty, wanted a header and rows"),
+        ("test.jsonl", b'{"text": "x", "label": "joy"}\n{"text": \n', r"test\.jsonl, line 2: '\{\"text\": ' is no JSON object"),
+        ("test.jsonl", b'{"text": "i f\xe9el", "label": "joy"}\n', r"test\.jsonl, line 1: byte 0xe9"),
+        ("test.parquet", b"PAR1", r"test\.parquet is no readable \.parquet file"),
+    ],
+)
+def test_a_broken_table_is_named(tmp_path, name, content, message):
+    folder = write(tmp_path / "set", ".csv", stems=("train", "val"))
+    (folder / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read(folder)
+
+
 def test_what_is_missing_is_named(tmp_path):
     folder = write(tmp_path / "set", ".csv", stems=("train", "val"))
     with pytest.raises(MissingData, match=r"set has no part test; wanted train, validation \(val"):
@@ -225,8 +244,13 @@ def test_a_broken_picture_or_an_unknown_folder_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
+        ('id,text\n1,"we are happy\n2,i am sad\n3,x\n', "line 2: unexpected end of data"),
+        ('id,text\n1,"we are happy\n2,i am sad"\n3,x\n', "line 2: a quote opens a cell that takes in whole rows, up to line 3"),
         ('id,text\n1,"we are happy\n2,"i am sad\n', "line 2: .*expected after"),
+        ("id,text\n1,happy, really\n", r"line 2: 3 cells, wanted 2 as in the header; put a cell that holds ','"),
+        ("id,text\n1\n", "line 2: 1 cells, wanted 2"),
         ("id,text\n1,so\rso\n", "line 2: new-line character seen in unquoted field"),
+        ("id,text,text\n1,a,b\n", "the column 'text' is there twice"),
         ("\n\n", "is empty, wanted a header and rows"),
     ],
 )

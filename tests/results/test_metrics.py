@@ -106,13 +106,12 @@ def test_choosing_on_test_is_impossible(make):
     assert metrics.choose({"bad": bad, "good": good}, score) == "good"
     assert metrics.choose({"first": good, "second": good}, score) == "first"
     mixed = make(validation=100)
-    for wrong in (make(), mixed.rows(np.zeros(0, int))):
-        with pytest.raises(metrics.TestSplitError, match="validation items alone"):
+    for wrong in (make(), mixed, mixed.rows(np.zeros(0, int))):
+        with pytest.raises(metrics.TestSplitError, match="validation items only"):
             metrics.choose({"a": good, "b": wrong}, score)
-        with pytest.raises(metrics.TestSplitError, match="fit_temperature looks"):
+        with pytest.raises(metrics.TestSplitError, match=r"predictions\.validation"):
             metrics.fit_temperature(wrong)
-    assert metrics.fit_temperature(mixed) == metrics.fit_temperature(mixed.validation) > 0
-    assert metrics.choose({"mixed": mixed, "none": mixed}, lambda p: float("test" in p.split)) == "mixed", "no test item is seen"
+    assert metrics.fit_temperature(mixed.validation) > 0
 
 
 def test_bootstrap_interval_covers_and_groups_widen_it(make):

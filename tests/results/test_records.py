@@ -118,6 +118,8 @@ def test_further_seeds_are_trained_alone_and_join_the_record(run, make):
     run.step("texts/lstm", functools.partial(train, arrays={"map": np.eye(2)}), config)
     with pytest.raises(StaleRecord, match="texts/lstm"):
         run.step("texts/lstm", train, wider)
+    with pytest.raises(ValueError, match="only be joined on the same items"):
+        make().joined(make(n=6))
 
 
 def test_a_setting_that_came_later_makes_only_records_with_another_value_stale(run, make):
