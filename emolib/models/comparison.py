@@ -171,7 +171,7 @@ def every_test(genuine: Records, masked: Records, matched: Records) -> pd.DataFr
 
 
 def by_seed(found: Records, system: str) -> list[float]:
-    """Points (of 1) of a system above its null model, each seed's answers by themselves: what averaging them hides."""
+    """Points (of 1) of a system above its null model on the recorded pairs, each seed by itself: what averaging them hides."""
     names, seeds = (system, OWN_NULL.get(system, NULL)), min(len(p.probs) for p in found.values())
     each = [{k: replace(p, probs=p.probs[i : i + 1]) for k, p in found.items()} for i in range(seeds)]
     right = [[metrics.hits(some[name].test).mean() for name in names] for some in map(systems, each)]
