@@ -170,12 +170,16 @@ def every_test(genuine: Records, masked: Records, matched: Records) -> pd.DataFr
     return judge(frames | {f"{modality} missing": missing(matched, modality) for modality in MODALITIES})
 
 
-def by_seed(found: Records, system: str) -> list[float]:
-    """Points (of 1) of a system above its null model on the recorded pairs, each seed by itself: what averaging them hides."""
-    names, seeds = (system, OWN_NULL.get(system, NULL)), min(len(p.probs) for p in found.values())
-    each = [{k: replace(p, probs=p.probs[i : i + 1]) for k, p in found.items()} for i in range(seeds)]
-    right = [[metrics.hits(some[name].test).mean() for name in names] for some in map(systems, each)]
-    return [float(ours - null) for ours, null in right]
+def by_seed(found: Records, system: str) -> tuple[np.ndarray, tuple[float, float]]:
+    """Points (of 1) of a system above its null model on the recorded pairs, each seed by itself: (S,), what averaging seeds
+    hides; and the 95 % interval of their mean, over seeds *and* pairs (Owen 2007, as in `over_pairings`)."""
+    null = OWN_NULL.get(system, NULL)
+    needed = {*MODALITIES, *(f"{m}{NULLS[null]}" for m in MODALITIES)} | {kind for kind, n in NAMES.items() if n == system}
+    seeds = range(min(len(found[kind].probs) for kind in needed))
+    each = [systems({k: replace(found[k], probs=found[k].probs[[i]]) for k in needed}) for i in seeds]
+    gaps = np.stack([metrics.hits(some[system].test) - metrics.hits(some[null].test) for some in each])
+    of_seeds, of_pairs = (metrics.resamples(np.arange(n), seed=seed) for seed, n in zip((1, 0), gaps.shape, strict=True))
+    return gaps.mean(1), metrics.percentiles(((of_seeds @ gaps) * of_pairs).sum(1) / gaps.size)
 
 
 def best(judged: pd.DataFrame, every: dict[str, Records]) -> str:
@@ -188,15 +192,9 @@ def best(judged: pd.DataFrame, every: dict[str, Records]) -> str:
     f = judged.loc[above["raw_p"].idxmin() if len(above) else judged["points"].idxmax()]
     points = signed((f["points"], (f["points_low"], f["points_high"])))
     p = f"p {p_value(f['p'])}, corrected for the fusions alone {p_value(f['alone'])}, uncorrected {p_value(f['raw_p'])}"
-    seeds = ", ".join(f"{100 * one:+.1f}" for one in by_seed(every[f["pairs"]], f["system"]))
-    return f"{f['system']} on {f['pairs']} pairs, {percent(f['accuracy'])} %, {points} points (single seeds: {seeds}), {p}"
-
-
-def at_edge(searched: dict[str, Facts]) -> str:
-    """Of which searches the chosen rate is the lowest or highest of those tried, in words; searched: of `tuning.search`."""
-    tried = {name: [one["rate"] for one in found.notes["tried"]] for name, found in searched.items()}
-    edges = [name for name, found in searched.items() if found.notes["rate"] in (min(tried[name]), max(tried[name]))]
-    return f" (learning rates at the edge of those tried: {', '.join(edges)})" if edges else ""
+    each, ends = by_seed(every[f["pairs"]], f["system"])
+    seeds = f"{len(each)} single seeds: {signed((each.mean(), ends))}, from {100 * each.min():+.1f} to {100 * each.max():+.1f}"
+    return f"{f['system']} on {f['pairs']} pairs, {percent(f['accuracy'])} %, {points} points, {p}; {seeds}"
 
 
 def readable(judged: pd.DataFrame) -> pd.DataFrame:

@@ -139,6 +139,13 @@ def rates(searched: dict[str, Facts]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["fine-tuned on", "rate: validation accuracy %", "n", "Training items", "epochs"])
 
 
+def at_edge(searched: dict[str, Facts]) -> str:
+    """Of which searches the chosen rate is the lowest or highest of those tried, in words; searched: of `tuning.search`."""
+    tried = {name: [one["rate"] for one in found.notes["tried"]] for name, found in searched.items()}
+    edges = [name for name, found in searched.items() if found.notes["rate"] in (min(tried[name]), max(tried[name]))]
+    return f" (learning rates at the edge of those tried: {', '.join(edges)})" if edges else ""
+
+
 def generality(mixtures: dict[str, list[Facts]], chosen: tuple[str, float], whole: Facts | None = None) -> pd.DataFrame:
     """What each method's training changed beside emotion, on the items kept for reporting; mixtures: of `generality.mixtures`.
 

@@ -172,24 +172,25 @@ def test_families_and_readme_rows_carry_means_over_pairings(found, monkeypatch):
     assert tables["Fusion, experts and products on matched pairs"].iloc[0, 3].startswith(f"{mean:.1f} (")
 
 
-def test_what_does_best_is_said_seed_by_seed_and_which_rates_lie_at_an_edge(found):
+def test_what_does_best_is_said_with_what_single_seeds_say(found):
     rows = {"system": ["mean", "gate"], "pairs": "genuine", "points": [-0.01, 0.018], "points_low": [-0.02, 0.006]}
     frame = pd.DataFrame(rows | {"points_high": [0.0, 0.029], "p": [0.5, 0.069], "raw_p": [0.4, 0.002], "accuracy": [0.8, 0.842]})
     frame["alone"] = [0.45, 0.04]
     labels = found["gate"].labels
     twice = {kind: replace(p, probs=np.repeat(p.probs, 2, axis=0)) for kind, p in found.items()}
     twice["gate"] = replace(found["gate"], probs=np.stack([found["gate"].probs[0], truth(labels)]))
-    one, right = comparison.by_seed(twice, "gate")
-    assert one == pytest.approx(row(comparison.against_product(comparison.systems(found)), "gate")["points"])
+    (one, right), (low, high) = comparison.by_seed(twice, "gate")
+    gate = row(comparison.against_product(comparison.systems(found)), "gate")
+    assert one == pytest.approx(gate["points"])
     assert right == pytest.approx(1 - (comparison.systems(found)["product"].test.predicted == labels[N:]).mean())
+    assert low < one < right < high, "with two seeds a quarter of the resamples has but the first"
+    (alone,), ends = comparison.by_seed(found, "gate")
+    assert [alone, *ends] == pytest.approx(gate[["points", "points_low", "points_high"]].tolist()), "one seed: pairs alone vary"
     every = {"genuine": twice}
-    said = f"gate on genuine pairs, 84.2 %, +1.8 (+0.6 to +2.9) points (single seeds: {100 * one:+.1f}, {100 * right:+.1f}), "
-    said += "p 0.069, corrected for the fusions alone 0.040, uncorrected 0.002"
+    said = "gate on genuine pairs, 84.2 %, +1.8 (+0.6 to +2.9) points, p 0.069, corrected for the fusions alone 0.040, "
+    said += f"uncorrected 0.002; 2 single seeds: {50 * (one + right):+.1f} ({100 * low:+.1f} to {100 * high:+.1f}), "
+    said += f"from {100 * one:+.1f} to {100 * right:+.1f}"
     assert comparison.best(frame, every) == said
     frame_of_two = pd.concat([frame, frame.assign(points=0.03, raw_p=0.01)], ignore_index=True)
     assert comparison.best(frame_of_two, every) == said, "not the surest"
     assert comparison.best(frame[:1], every).startswith("mean on genuine pairs, 80.0 %, -1.0 ")
-    tried = [{"rate": 1e-5}, {"rate": 1e-4}, {"rate": 1e-3}]
-    found = {name: Facts("f", "made", {"tried": tried, "rate": rate}, {}) for name, rate in (("image", 1e-5), ("text", 1e-4))}
-    assert comparison.at_edge(found) == " (learning rates at the edge of those tried: image)"
-    assert comparison.at_edge({"text": found["text"]}) == ""

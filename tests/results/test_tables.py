@@ -67,6 +67,13 @@ def test_the_chosen_rate_is_bold():
     assert row == ["text encoder", "0.0001: 50.0, **0.0003: 75.0**, 0.0009: 60.0", 60, 100, 2]
 
 
+def test_rates_at_an_edge_are_named():
+    tried = [{"rate": 1e-5}, {"rate": 1e-4}, {"rate": 1e-3}]
+    found = {name: Facts("f", "made", {"tried": tried, "rate": rate}, {}) for name, rate in (("image", 1e-5), ("text", 1e-4))}
+    assert tables.at_edge(found) == " (learning rates at the edge of those tried: image)"
+    assert tables.at_edge({"text": found["text"]}) == ""
+
+
 def test_generality_and_other_texts_carry_the_changes(mixtures):
     mixtures.arrays["ranks"][..., ::2] = 0  # the items on which a trade-off is chosen do not count here
     frame = tables.generality({"full": [mixtures]}, ("full", 0.5))
