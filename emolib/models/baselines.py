@@ -17,7 +17,7 @@ from emolib.profiles import Convolutional, Recurrent, Work
 from emolib.results import metrics
 from emolib.results.predictions import Predictions, predictions
 
-STRENGTHS = (1.0, 3.0, 10.0, 30.0, 100.0)  # of the logistic regression: C in scikit-learn
+STRENGTHS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)  # of the logistic regression: C in scikit-learn
 
 
 def majority(data: Dataset) -> Predictions:

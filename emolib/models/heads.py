@@ -92,22 +92,17 @@ def linear_probe(encoder: Encoder, data: Dataset, *, work: Work = Work()) -> Pre
     return replace(found, notes=found.notes | {"encoder": encoder.facts})
 
 
-def ask(encoder: Encoder, data: Dataset, sets: dict[str, list[list[str]]]) -> Predictions:
+def ask(encoder: Encoder, data: Dataset, sets: dict[str, list[list[str]]], modality: str = "both") -> Predictions:
     """Zero-shot posteriors with each set of prompts; the set with the best validation accuracy is the system.
 
-    notes: the chosen set. arrays: "probs.<set>" (N, K) of each, in the order of the predictions.
+    modality: what is seen of pairs, "image", "text" or "both". notes: the chosen set. arrays: "probs.<set>" (N, K) of each, in
+    the order of the predictions.
     """
-    vectors = encoder.vectors(data.select(data.held_out))
+    vectors = encoder.vectors(data.select(data.held_out).seen(modality))
     found = {name: predictions(data, zero_shot(encoder, prompts).posterior(vectors)[None]) for name, prompts in sets.items()}
     best = metrics.choose({n: p.validation for n, p in found.items()}, lambda p: accuracy(p.posterior, p.labels))
     arrays = {f"probs.{name}": p.probs[0] for name, p in found.items()}
     return replace(found[best], notes={"prompts": best, "encoder": encoder.facts}, arrays=arrays)
-
-
-def ask_modality(encoder: Encoder, data: Dataset, modality: str, prompts: list[list[str]]) -> Predictions:
-    """Zero-shot posteriors of one modality ("image" or "text") of each pair."""
-    vectors = encoder.vectors(data.select(data.held_out).seen(modality))
-    return predictions(data, zero_shot(encoder, prompts).posterior(vectors)[None], {"encoder": encoder.facts})
 
 
 def k_shot(encoder: Encoder, data: Dataset, config: Frozen) -> Facts:

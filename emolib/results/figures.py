@@ -204,7 +204,7 @@ def k_shot(kinds: dict[str, tuple[Facts, float, float]], title: str | None = Non
             style = {"va": "bottom" if above else "top", "color": colour, "zorder": 5}  # the curve may run below it
             label(ax, f"{words} {100 * value:.1f}", (k[0], 100 * value), (0, 3 if above else -3), **style)
         enough = [r["k"] for r in rows if min(r["test"]) > zero]
-        first = f"every draw beats words from {enough[0]}" if enough else "no k beats words in every draw"
+        first = f"every draw beats words from {enough[0]}" if enough else f"not all draws of {k[-1]} beat words"
         ax.set(xscale="log", xlabel="labelled items per class, k", ylabel="test accuracy (%)", title=f"{name}: {first}")
         ax.set_xticks(k, k)
         ax.minorticks_off()

@@ -85,7 +85,7 @@ def test_k_shot_shows_every_draw_and_says_from_where_words_are_beaten():
     assert ax.lines[2].get_ydata()[0] == 30 and ax.lines[3].get_ydata()[0] == 70
     assert ax.get_title("left") == "faces: every draw beats words from 16"
     # the mean of the two draws lies above, one of them does not
-    assert "no k beats" in figures.k_shot({"faces": (found, 0.45, 0.7)}).axes[0].get_title("left")
+    assert "not all draws of 16 beat words" in figures.k_shot({"faces": (found, 0.45, 0.7)}).axes[0].get_title("left")
 
 
 def test_picture_sizes_carry_accuracy_interval_and_speed():

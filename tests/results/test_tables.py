@@ -87,12 +87,14 @@ def test_generality_and_other_texts_carry_the_changes(mixtures):
     row = tables.generality({"full": [mixtures]}, ("full", 0.5), whole).iloc[1].tolist()
     assert row[0] == "pretrained, at 224 pixels, change" and row[1].startswith("-50.0 (")
     better = dataclasses.replace(mixtures, arrays=mixtures.arrays | {"ranks": np.zeros((3, 2, 100), int)})
-    row = tables.generality({"full": [mixtures, better]}, ("full", 0.5)).iloc[1].tolist()
+    row, chosen = tables.generality({"full": [mixtures, better]}, ("full", 0.5)).iloc[1:].to_numpy().tolist()
     assert row[0].endswith("(2 seeds)") and row[-1].startswith("-25.0 ± 35.4 (") and row[1].startswith("-25.0 (")
+    assert chosen[0].endswith("(2 seeds)") and chosen[1].startswith("-10.0 ("), "the mean of -20 and 0"
     answers = {"labels": np.array([0, 1, 1, 1]), "zero-shot": np.array([0, 1, 1, 0]), "tuned": np.array([0, 0, 0, 1])}
     frame = tables.other_texts(Facts("f", "made", {}, answers))
     assert frame["system"].tolist() == ["largest class", "zero-shot", "tuned"]
     assert [cell.split(" ")[0] for cell in frame[tables.ACCURACY]] == ["75.0", "75.0", "50.0"] and frame["n"].tolist() == [4] * 3
+    assert frame[tables.MACRO_F1][1].startswith("73.3 ("), "the mean of 2/3 and 4/5"
 
 
 def test_duplicates_and_pairs_show_an_audits_notes():
