@@ -207,8 +207,8 @@ def work() -> None:
     print("| step of `full` | PFLOP | T4, minutes | H100, minutes |\n|:--|--:|--:|--:|")
     for name, value in (steps | {"all": sum(steps.values())}).items():
         print(f"| {name} | {value / 1e15:.1f} | {value / T4 / 60:.0f} | {value / H100 / 60:.1f} |")
-    print(f"at {T4 / 1e12:.0f} and {H100 / 1e12:.0f} TFLOP/s, which nobody has measured here; recurrent networks, reading and")
-    print("resampling are not in it.")
+    print(f"at {T4 / 1e12:.0f} and {H100 / 1e12:.0f} TFLOP/s, which nobody has measured here; recurrent and fusion networks,")
+    print("reading and resampling are not in it.")
     vision, language = (
         4 * sum(weights.numel() for name, weights in clip.named_parameters() if name.startswith(encoder.PARTS[modality]))
         for modality in ("image", "text")
