@@ -20,7 +20,7 @@ from emolib.profiles import Clip, Frozen, Work
 from emolib.results import metrics
 from emolib.results.predictions import Facts, Predictions, facts, predictions
 
-STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+STRENGTHS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 
 
 @dataclass(frozen=True)
