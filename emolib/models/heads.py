@@ -92,13 +92,12 @@ def linear_probe(encoder: Encoder, data: Dataset, *, work: Work = Work()) -> Pre
     return replace(found, notes=found.notes | {"encoder": encoder.facts})
 
 
-def ask(encoder: Encoder, data: Dataset, sets: dict[str, list[list[str]]], modality: str = "both") -> Predictions:
+def ask(encoder: Encoder, data: Dataset, sets: dict[str, list[list[str]]]) -> Predictions:
     """Zero-shot posteriors with each set of prompts; the set with the best validation accuracy is the system.
 
-    modality: what is seen of pairs, "image", "text" or "both". notes: the chosen set. arrays: "probs.<set>" (N, K) of each, in
-    the order of the predictions.
+    notes: the chosen set. arrays: "probs.<set>" (N, K) of each, in the order of the predictions.
     """
-    vectors = encoder.vectors(data.select(data.held_out).seen(modality))
+    vectors = encoder.vectors(data.select(data.held_out))
     found = {name: predictions(data, zero_shot(encoder, prompts).posterior(vectors)[None]) for name, prompts in sets.items()}
     best = metrics.choose({n: p.validation for n, p in found.items()}, lambda p: accuracy(p.posterior, p.labels))
     arrays = {f"probs.{name}": p.probs[0] for name, p in found.items()}

@@ -95,7 +95,7 @@ def test_one_modality_of_pairs_does_not_see_the_other(encoder, sample_faces, sam
     pairs = pairs.select(np.flatnonzero(pairs.split != "train")[:60])
     for modality, column in (("image", "images"), ("text", "texts")):
         other = "texts" if column == "images" else "images"
-        answers = [heads.ask(encoder, data, prompts.PAIRS, modality).arrays["probs.both"] for data in
+        answers = [heads.ask(encoder, data.seen(modality), prompts.PAIRS).arrays["probs.both"] for data in
                    (pairs, replace(pairs, **{other: getattr(pairs, other)[::-1]}),
                     replace(pairs, **{column: getattr(pairs, column)[::-1]}))]  # fmt: skip
         assert np.array_equal(answers[0], answers[1]) and not np.allclose(answers[0], answers[2])
