@@ -249,13 +249,14 @@ def test_committed_record_is_whole(profile, name):
 @pytest.mark.parametrize("profile", WITH_RECORDS)
 @pytest.mark.parametrize("kind", ["texts/", "faces/", "pairs/", "genuine/", "genuine-masked/", "own/image-", "own/text-"])
 def test_systems_of_a_set_saw_the_same_data(profile, kind):
-    found = {}
+    found, whole = {}, {}
     for name in records.names(records.RECORDS / profile):
         record = committed(profile).load(name)
-        part = name.endswith("-unclean") or (name.startswith("genuine") and name.endswith("-tuned"))  # fewer columns
-        if name.startswith(kind) and isinstance(record, Predictions) and not part:
-            found[name] = (record.fingerprint, record.labels.tobytes(), record.ids.tobytes())
-    assert len(set(found.values())) <= 1, {name: value[0][:12] for name, value in found.items()}
+        if name.startswith(kind) and isinstance(record, Predictions):
+            found[name] = (record.labels.tobytes(), record.ids.tobytes())
+            part = name.endswith(("-unclean", "-only")) or (name.startswith("genuine") and name.endswith("-tuned"))
+            whole |= {} if part else {name: record.fingerprint}  # others have fewer columns, or more Training rows
+    assert len(set(found.values())) <= 1 and len(set(whole.values())) <= 1, whole
 
 
 @pytest.mark.parametrize("profile", WITH_RECORDS)
@@ -293,7 +294,7 @@ def test_every_record_is_named_by_a_notebook_and_every_name_has_a_record(profile
 def test_records_are_small_and_hold_no_text():
     for profile in records.RECORDS.iterdir():
         files = [p for p in profile.rglob("*") if p.is_file()]
-        assert sum(p.stat().st_size for p in files) < 30e6 and {p.suffix for p in files} == {".json", ".safetensors"}, profile
+        assert sum(p.stat().st_size for p in files) < 40e6 and {p.suffix for p in files} == {".json", ".safetensors"}, profile
 
 
 def rewrite(name, *, about=None, arrays=None):
