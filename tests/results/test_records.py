@@ -294,7 +294,7 @@ def test_every_record_is_named_by_a_notebook_and_every_name_has_a_record(profile
 def test_records_are_small_and_hold_no_text():
     for profile in records.RECORDS.iterdir():
         files = [p for p in profile.rglob("*") if p.is_file()]  # of mini two thirds are ten seeds of the fusion networks
-        assert sum(p.stat().st_size for p in files) < 40e6 and {p.suffix for p in files} == {".json", ".safetensors"}, profile
+        assert sum(p.stat().st_size for p in files) < 35e6 and {p.suffix for p in files} == {".json", ".safetensors"}, profile
 
 
 def rewrite(name, *, about=None, arrays=None):
